@@ -1,0 +1,1 @@
+"""The vLLM plugin and the launcher that pods run."""

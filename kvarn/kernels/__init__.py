@@ -1,0 +1,1 @@
+"""The operations on cached pages that the engine calls."""

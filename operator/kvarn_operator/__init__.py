@@ -1,0 +1,1 @@
+"""The operator of ``KVarNDeployment`` resources: observe, plan, render, apply, scale, status."""

@@ -1,0 +1,1 @@
+"""Tools for developers: a real local Kubernetes, and the container images."""

@@ -1,0 +1,52 @@
+"""Where the tools keep what is costly to make again."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The folders under one root; none of them need exist."""
+
+    root: Path
+
+    @property
+    def programs(self) -> Path:
+        """One folder for each Go module built, named after what went into it."""
+        return self.root / "bin"
+
+    @property
+    def containerd(self) -> Path:
+        """Images as containerd keeps them: survives `down`, so that no image is imported twice."""
+        return self.root / "containerd"
+
+    @property
+    def images(self) -> Path:
+        """Image archives and what they were built from."""
+        return self.root / "images"
+
+    @property
+    def buildah(self) -> Path:
+        """Buildah's own store: layers that later builds start from."""
+        return self.root / "buildah"
+
+    @property
+    def wheels(self) -> Path:
+        """Python wheels made here."""
+        return self.root / "wheels"
+
+    @property
+    def cluster(self) -> Path:
+        """State of the running cluster; gone after `down`."""
+        return self.root / "cluster"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The cluster administrator's kubeconfig."""
+        return self.cluster / "kubeconfig"
+
+
+def default() -> Cache:
+    """`$KVARN_CACHE`, else `~/.cache/kvarn`."""
+    return Cache(Path(os.environ.get("KVARN_CACHE") or Path.home() / ".cache" / "kvarn").absolute())

@@ -55,11 +55,16 @@ class TileFormat:
         name: the value of vLLM's ``--kv-cache-dtype``.
         key_bits: bits of a key code, a divisor of 16; 32 for a raw tile.
         value_bits: bits of a value code, a divisor of 16; 32 for a raw tile.
+        key_range: part of a channel's range that its codes span, about the middle; what lies
+            outside is clipped. Measured in docs/decisions/0002-tile-format.md.
+        value_range: the same for the range of a token's values.
     """
 
     name: str
     key_bits: int
     value_bits: int
+    key_range: float = 1.0
+    value_range: float = 1.0
 
     @property
     def is_raw(self) -> bool:
@@ -71,8 +76,12 @@ FORMATS: Mapping[str, TileFormat] = MappingProxyType(
     {
         tile_format.name: tile_format
         for tile_format in (
-            TileFormat("kvarn_k4v2_g128", key_bits=4, value_bits=2),
-            TileFormat("kvarn_k4v4_g128", key_bits=4, value_bits=4),
+            TileFormat(
+                "kvarn_k4v2_g128", key_bits=4, value_bits=2, key_range=0.95, value_range=0.7
+            ),
+            TileFormat(
+                "kvarn_k4v4_g128", key_bits=4, value_bits=4, key_range=0.95, value_range=0.95
+            ),
             TileFormat("kvarn_raw_g128", key_bits=32, value_bits=32),
         )
     }

@@ -31,7 +31,7 @@ def unpack_codes(words: torch.Tensor, bits: int) -> torch.Tensor:
         int16 ``[…, D]``.
     """
     planes: torch.Tensor = words.unsqueeze(-2) >> _shifts(bits, words.device).to(torch.int16)
-    return (planes & (2**bits - 1)).flatten(-2)
+    return (planes & ((1 << bits) - 1)).flatten(-2)
 
 
 def _shifts(bits: int, device: torch.device) -> torch.Tensor:

@@ -110,7 +110,7 @@ def _grid(
     low = rows.amin(dim=axis, keepdim=True)
     high = rows.amax(dim=axis, keepdim=True)
     spread = (high - low) * part
-    step = spread / (2**bits - 1)
+    step = spread / ((1 << bits) - 1)
     zero = (low + high - spread) / 2
     return step.half().clamp(min=_SMALLEST_STEP), zero.half()
 
@@ -119,7 +119,7 @@ def _codes(
     rows: torch.Tensor, *, scale: torch.Tensor, zero: torch.Tensor, bits: int
 ) -> torch.Tensor:
     """Nearest codes on the grid as it is stored, so that rounding the grid costs nothing."""
-    return ((rows - zero) / scale.float()).round().clamp(0, 2**bits - 1).to(torch.int16)
+    return ((rows - zero) / scale.float()).round().clamp(0, (1 << bits) - 1).to(torch.int16)
 
 
 def attention(

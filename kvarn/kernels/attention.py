@@ -1,0 +1,178 @@
+"""Attention of one layer over packed tiles and raw open tiles, and what it leaves in the cache.
+
+The order for the whole batch is a contract: complete tiles are stored, then queries attend, then
+tails are written. vLLM publishes a block in the step that fills it, so another sequence of the
+same batch may read a tile that this one completes; and queries read the tails as the step found
+them.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from kvarn.format.hadamard import rotation
+from kvarn.format.layout import TILE_TOKENS, TileLayout
+from kvarn.format.reference import Tile
+from kvarn.kernels.pages import load_tail, load_tiles, store_tiles, write_tail
+from kvarn.kernels.step import Queries, Step
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """The pages of one layer.
+
+    Attributes:
+        layout: format and head dimension.
+        packed: uint8 ``[blocks, H, 128, bytes_per_token]``.
+        tail: ``[blocks, H, 128, 2·D]`` of the model's type.
+        tail_page: ``[sequences]`` tail page of each sequence of the batch.
+    """
+
+    layout: TileLayout
+    packed: torch.Tensor
+    tail: torch.Tensor
+    tail_page: torch.Tensor
+
+
+def attend_and_store(
+    step: Step,
+    cache: LayerCache,
+    *,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    scale: float,
+    out: torch.Tensor,
+) -> None:
+    """Compute one layer's attention of a batch and bring its cache up to date.
+
+    Args:
+        step: the batch.
+        cache: the layer's pages.
+        query: ``[tokens, Hq, D]``; H divides Hq.
+        keys: ``[tokens, H, D]`` of the new tokens.
+        values: ``[tokens, H, D]``.
+        scale: factor of the scores.
+        out: ``[tokens, Hq, D]``, written for every token of the step.
+    """
+    own_keys, own_values = _own_tiles(step, cache, keys, values)
+    if len(step.closed):
+        store_tiles(
+            cache.layout,
+            cache.packed,
+            step.closed_page,
+            keys=own_keys[step.closed],
+            values=own_values[step.closed],
+        )
+    for queries in step.queries:
+        own = own_keys[queries.segment].float(), own_values[queries.segment].float()
+        result = _attend(queries, cache, query[queries.token].float() * scale, own)
+        out[queries.target] = result.flatten(0, 1)[queries.new].to(out.dtype)
+    if len(step.open_token):
+        write_tail(
+            cache.tail,
+            cache.tail_page[step.open_sequence],
+            step.open_row,
+            keys=keys[step.open_token],
+            values=values[step.open_token],
+        )
+
+
+def _own_tiles(
+    step: Step, cache: LayerCache, keys: torch.Tensor, values: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tile of each segment as far as it has come, ``[S, H, 128, D]``; zeros after that."""
+    own_keys, own_values = (rows[step.token].transpose(1, 2) for rows in (keys, values))
+    row = torch.arange(TILE_TOKENS, device=keys.device)
+    if len(step.resumed):
+        old_keys, old_values = load_tail(cache.tail, cache.tail_page[step.resumed_sequence])
+        old = (row < step.resumed_rows[:, None])[:, None, :, None]
+        own_keys[step.resumed] = torch.where(old, old_keys, own_keys[step.resumed])
+        own_values[step.resumed] = torch.where(old, old_values, own_values[step.resumed])
+    ahead = (row >= step.end[:, None])[:, None, :, None]
+    return own_keys.masked_fill(ahead, 0), own_values.masked_fill(ahead, 0)
+
+
+@dataclass
+class _Softmax:
+    """A softmax over keys that arrive tile by tile.
+
+    Attributes:
+        peak: ``[N, H, M, 1]`` largest score so far.
+        total: ``[N, H, M, 1]`` sum of the weights, relative to the peak.
+        out: ``[N, H, M, D]`` weighted values, rotated.
+    """
+
+    peak: torch.Tensor
+    total: torch.Tensor
+    out: torch.Tensor
+
+    def weigh(self, scores: torch.Tensor) -> torch.Tensor:
+        """Weights of new scores ``[n, H, M, 128]`` for the first n rows, which are rescaled."""
+        peak, total, out = (part[: len(scores)] for part in (self.peak, self.total, self.out))
+        higher = torch.maximum(peak, scores.amax(dim=-1, keepdim=True))
+        fade = (peak - higher).exp()
+        weights = (scores - higher).exp()
+        peak.copy_(higher)
+        total.mul_(fade).add_(weights.sum(dim=-1, keepdim=True))
+        out.mul_(fade)
+        return weights
+
+
+def _attend(
+    queries: Queries,
+    cache: LayerCache,
+    query: torch.Tensor,
+    own: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    """Attention of N segments' queries ``[N, R, Hq, D]``, scaled; the same shape comes back."""
+    own_keys, own_values = own
+    count, width, _, channels = query.shape
+    heads = own_keys.shape[1]
+    turn = rotation(cache.layout, query.device)
+    rows = query.view(count, width, heads, -1, channels).permute(0, 2, 3, 1, 4)
+    group = rows.shape[2]
+    rows = rows.reshape(count, heads, group * width, channels)
+
+    visible = torch.arange(TILE_TOKENS, device=query.device) <= queries.row[..., None]
+    visible = visible[:, None].repeat(1, 1, group, 1)
+    scores = (rows @ own_keys.mT).masked_fill(~visible, -torch.inf)
+    state = _Softmax(
+        peak=scores.amax(dim=-1, keepdim=True),
+        total=torch.zeros_like(rows[..., :1]),
+        out=torch.zeros_like(rows),
+    )
+    state.out += state.weigh(scores) @ own_values @ turn
+    turned = rows @ turn
+    for tile, reach in enumerate(queries.reach):
+        stored = load_tiles(cache.layout, cache.packed, queries.history[:reach, tile])
+        weights = state.weigh(_scores(stored, turned[:reach]))
+        state.out[:reach] += _combine(stored, weights)
+    out = (state.out / state.total) @ turn
+    out = out.view(count, heads, group, width, channels).permute(0, 3, 1, 2, 4)
+    return out.flatten(2, 3)
+
+
+def _scores(tile: Tile, query: torch.Tensor) -> torch.Tensor:
+    """Products ``[n, H, M, 128]`` of rotated queries ``[n, H, M, D]`` with a tile's keys.
+
+    The channels' steps go into the queries and the tokens' factors into the products, so that
+    the large product is with the codes themselves.
+    """
+    if "keys" in tile:
+        return query @ tile["keys"].mT
+    stepped = query * tile["key_scale"].float().unsqueeze(-2)
+    products = stepped @ tile["key_codes"].float().mT
+    zero = query @ tile["key_zero"].float().unsqueeze(-1)
+    scores: torch.Tensor = (products + zero) * tile["key_token_scale"].float().unsqueeze(-2)
+    return scores
+
+
+def _combine(tile: Tile, weights: torch.Tensor) -> torch.Tensor:
+    """Sums ``[n, H, M, D]`` of a tile's rotated values under weights ``[n, H, M, 128]``."""
+    if "values" in tile:
+        return weights @ tile["values"]
+    stepped = weights * tile["value_scale"].float().unsqueeze(-2)
+    return stepped @ tile["value_codes"].float() + weights @ tile["value_zero"].float().unsqueeze(
+        -1
+    )

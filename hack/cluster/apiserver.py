@@ -1,17 +1,14 @@
 """A real API server without a cluster: etcd and kube-apiserver as ordinary processes, for tests."""
 
 import socket
-import ssl
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hack import cache
-from hack.cluster import build, components, pki
+from hack.cluster import build, components, pki, probe
 from hack.errors import Refusal
 
 START_SECONDS = 60.0
@@ -49,17 +46,6 @@ def api_server(directory: Path, *, port: int | None = None) -> Iterator[Path]:
         )
         _wait_until_ready(endpoints, keys, server, directory / "kube-apiserver.log")
         yield kubeconfig
-
-
-def is_ready(url: str, keys: Path) -> bool:
-    """Whether the API server at `url` says that it is ready to an administrator."""
-    context = ssl.create_default_context(cafile=keys / "ca.crt")
-    context.load_cert_chain(keys / "admin.crt", keys / "admin.key")
-    try:
-        with urllib.request.urlopen(f"{url}/readyz", context=context, timeout=2) as answer:  # noqa: S310
-            return bool(answer.status == 200)
-    except OSError:
-        return False
 
 
 def port_is_taken(port: int) -> bool:
@@ -119,7 +105,7 @@ def _wait_until_ready(
     endpoints: components.Endpoints, keys: Path, server: subprocess.Popen[bytes], log: Path
 ) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while not is_ready(endpoints.api_url, keys):
+    while not probe.is_ready(endpoints.api_url, keys):
         if server.poll() is not None or time.monotonic() > deadline:
             raise Refusal(f"kube-apiserver did not start: {log} says why.")
         time.sleep(POLL_SECONDS)

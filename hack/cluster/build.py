@@ -123,7 +123,7 @@ def _unfinished(finished: Path) -> Iterator[Path]:
 
 def _compile(go: Path, module: Module, package: str, target: Path, current: Step) -> None:
     flags = " ".join(["-s -w", *_version_flags(module)])
-    options = ["-v", "-trimpath", "-ldflags", flags, "-o", target]
+    options: list[str | Path] = ["-v", "-trimpath", "-ldflags", flags, "-o", target]
     for compiled, _ in enumerate(_lines([go, "build", *options, package], module), start=1):
         current.detail = f"{compiled} packages"
 

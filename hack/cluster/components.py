@@ -73,3 +73,76 @@ def apiserver(kube: Path, *, pki: Path, endpoints: Endpoints) -> list[str]:
         f"--proxy-client-cert-file={pki}/front-proxy.crt",
         f"--proxy-client-key-file={pki}/front-proxy.key",
     ]
+
+
+def node_apiserver(kube: Path, *, pki: Path, endpoints: Endpoints, address: str) -> list[str]:
+    """The API server of a node at `address`: it also talks to the kubelet."""
+    return [
+        *apiserver(kube, pki=pki, endpoints=endpoints),
+        "--bind-address=0.0.0.0",
+        f"--advertise-address={address}",
+        # As on hosted clusters: pods that ask for a GPU tolerate the taint of GPU nodes.
+        "--enable-admission-plugins=NodeRestriction,ExtendedResourceToleration",
+        f"--kubelet-client-certificate={pki}/apiserver-kubelet-client.crt",
+        f"--kubelet-client-key={pki}/apiserver-kubelet-client.key",
+        f"--kubelet-certificate-authority={pki}/ca.crt",
+        "--kubelet-preferred-address-types=InternalIP",
+    ]
+
+
+def controller_manager(kube: Path, *, pki: Path, kubeconfig: Path) -> list[str]:
+    """All standard controllers, as service accounts of their own; a quick autoscaler."""
+    return [
+        str(kube),
+        "kube-controller-manager",
+        *_client(kubeconfig),
+        "--leader-elect=false",
+        "--use-service-account-credentials=true",
+        f"--service-account-private-key-file={pki}/sa.key",
+        f"--root-ca-file={pki}/ca.crt",
+        f"--cluster-signing-cert-file={pki}/ca.crt",
+        f"--cluster-signing-key-file={pki}/ca.key",
+        "--horizontal-pod-autoscaler-sync-period=5s",
+        *CLIENT_RATE,
+    ]
+
+
+def scheduler(kube: Path, *, kubeconfig: Path) -> list[str]:
+    """The scheduler."""
+    command = [str(kube), "kube-scheduler", *_client(kubeconfig), "--leader-elect=false"]
+    return [*command, *CLIENT_RATE]
+
+
+def kubelet(kube: Path, *, config: Path, kubeconfig: Path, state: Path) -> list[str]:
+    """The kubelet, with its volumes and its own certificates below `state`."""
+    return [
+        str(kube),
+        "kubelet",
+        f"--config={config}",
+        f"--kubeconfig={kubeconfig}",
+        f"--root-dir={state}/kubelet",
+        f"--cert-dir={state}/kubelet-pki",
+    ]
+
+
+def kwok(kube: Path, *, kubeconfig: Path, stages: Path, address: str) -> list[str]:
+    """Kwok, which plays the kubelet of every node annotated as fake, at `address`."""
+    return [
+        str(kube),
+        "kwok",
+        f"--kubeconfig={kubeconfig}",
+        f"--config={stages}",
+        "--manage-all-nodes=false",
+        "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
+        "--node-lease-duration-seconds=40",
+        f"--node-ip={address}",
+        f"--cidr={FAKE_POD_CIDR}",
+    ]
+
+
+def _client(kubeconfig: Path) -> list[str]:
+    return [
+        f"--kubeconfig={kubeconfig}",
+        f"--authentication-kubeconfig={kubeconfig}",
+        f"--authorization-kubeconfig={kubeconfig}",
+    ]

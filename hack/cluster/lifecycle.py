@@ -1,0 +1,134 @@
+"""Brings the cluster up and takes it down."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from hack.cluster import build, configuration, containerd, host, layout, preflight
+from hack.cluster.build import Programs
+from hack.cluster.layout import Layout
+from hack.images import pause
+from hack.progress import console, step
+
+START_SECONDS = 180.0
+GROUP_SECONDS = 10.0
+ROOT = Path(__file__).parents[2]
+
+
+def up(cluster: Layout, *, port: int = layout.DEFAULT_PORT) -> None:
+    """Start the cluster and return when pods can be scheduled; nothing to do if it is healthy.
+
+    Raises:
+        Refusal: something that a person must put right; nothing is left running then.
+    """
+    if is_healthy(cluster):
+        console.print(f"The cluster is up: export KUBECONFIG={cluster.cache.kubeconfig}")
+        return
+    down(cluster)
+    preflight.check(cluster, port=port)
+    programs = build.programs(cluster.cache)
+    pause_archive = pause.archive(cluster.cache, programs.pause)
+    try:
+        _start(cluster, programs, port=port)
+        _complete(cluster, pause_archive)
+    except BaseException:
+        _end(cluster)
+        raise
+    build.prune(cluster.cache)
+    console.print(f"export KUBECONFIG={cluster.cache.kubeconfig}")
+
+
+def down(cluster: Layout) -> bool:
+    """Stop the cluster and remove its state; images stay cached. Return whether there was one."""
+    if not cluster.state.exists():
+        return False
+    with step("Taking the cluster down"):
+        _end(cluster)
+        shutil.rmtree(cluster.state)
+    return True
+
+
+def is_healthy(cluster: Layout) -> bool:
+    """Whether the node runs, its API server is ready and its kubelet says that it is well."""
+    running = host.node_pid(cluster) is not None
+    return running and host.api_ready(cluster) and host.node_ready(cluster)
+
+
+def _start(cluster: Layout, programs: Programs, *, port: int) -> None:
+    with step("Certificates and configuration"):
+        cluster.logs.mkdir(parents=True)
+        stages = subprocess.run(
+            [programs.kube, "kwok-stages"], check=True, capture_output=True, text=True
+        ).stdout
+        configuration.write(cluster, port=port, stages=stages)
+    for folder in layout.OWNED_FOLDERS:
+        folder.mkdir(exist_ok=True)
+    arguments = [str(cluster.cache.root), str(port), str(programs.kube), str(programs.coredns)]
+    _spawn(cluster, [sys.executable, "-m", "hack.cluster.node", *arguments])
+
+
+def _spawn(cluster: Layout, node: list[str]) -> None:
+    namespaces = ["--pid", "--mount", "--ipc", "--uts", "--fork", "--kill-child=KILL"]
+    with (cluster.logs / "node.log").open("wb") as log:
+        parent = subprocess.Popen(
+            ["unshare", *namespaces, "--mount-proc", *node],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=ROOT,
+            start_new_session=True,
+        )
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    while parent.poll() is None and not children.read_text():
+        time.sleep(0.01)
+    cluster.node_pid.write_text(children.read_text().strip() if children.exists() else "")
+
+
+def _complete(cluster: Layout, pause_archive: Path) -> None:
+    def wait(what: str, holds: host.Condition) -> None:
+        with step(what):
+            host.wait(what, holds, cluster=cluster, seconds=START_SECONDS)
+
+    wait("containerd", lambda: containerd.answers(cluster))
+    containerd.load(cluster, [pause_archive])
+    containerd.prune(cluster)
+    wait("API server", lambda: host.api_ready(cluster))
+    with step("Cluster DNS and roles"):
+        addons = cluster.configuration / "addons.yaml"
+        subprocess.run(
+            host.kubectl(cluster, "apply", "-f", addons), check=True, stdout=subprocess.DEVNULL
+        )
+    wait("node Ready", lambda: host.node_ready(cluster))
+    wait("service accounts", lambda: bool(host.ask(cluster, "get", "serviceaccount", "default")))
+
+
+def _end(cluster: Layout) -> None:
+    pid = host.node_pid(cluster)
+    if pid is not None:
+        host.kill_node(pid)
+    _remove_cgroups(cluster)
+    for folder in layout.OWNED_FOLDERS:
+        # Another cluster, or a kubelet of the machine's own, may use it.
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _remove_cgroups(cluster: Layout) -> None:
+    deadline = time.monotonic() + GROUP_SECONDS
+    for root in layout.cgroup_roots():
+        for folder, _, _ in os.walk(root / cluster.cgroup, topdown=False):
+            while not _removed(Path(folder)) and time.monotonic() < deadline:
+                time.sleep(0.02)
+
+
+def _removed(group: Path) -> bool:
+    # The kernel takes a moment to let go of the processes that were just killed.
+    try:
+        group.rmdir()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,182 @@
+"""Accelerators: the GPUs that vLLM runs on, with the memory that it finds on them, and the CPU."""
+
+import difflib
+import re
+from dataclasses import dataclass, replace
+from typing import Self
+
+from kvarn.planner.errors import AcceleratorError
+
+GIB = 1 << 30
+CPU_MEMORY_BYTES = 4 * GIB
+"""Memory limit of a CPU server when nobody states one: the demo's model needs a third of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accelerator:
+    """`count` equal devices that share one model by tensor parallelism.
+
+    Attributes:
+        product: the name in our table, e.g. `H100-80GB-HBM3`, or `cpu`.
+        memory_bytes: memory of one device, as `cudaMemGetInfo` totals it; of the container on
+            the CPU.
+        bandwidth_bytes: what one device reads per second at most, from its data sheet.
+        count: how many devices; tensor parallel size.
+    """
+
+    product: str
+    memory_bytes: int
+    bandwidth_bytes: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise AcceleratorError("InvalidAccelerator", f"count is {self.count}; give at least 1.")
+        if self.memory_bytes <= 0:
+            raise AcceleratorError(
+                "InvalidAccelerator", f"memory is {self.memory_bytes} bytes; give a positive size."
+            )
+        if self.is_cpu and self.count > 1:
+            raise AcceleratorError(
+                "InvalidAccelerator", f"count is {self.count} on the CPU; give 1."
+            )
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether the model runs on the processor."""
+        return self.product == "cpu"
+
+    @classmethod
+    def cpu(cls, *, memory_bytes: int = CPU_MEMORY_BYTES) -> Self:
+        """The processor, within a container's memory limit."""
+        return cls(product="cpu", memory_bytes=memory_bytes)
+
+    @classmethod
+    def find(cls, name: str, *, count: int = 1, memory_bytes: int | None = None) -> "Accelerator":
+        """The GPU called `name`, in any spelling of `nvidia.com/gpu.product` or of the trade.
+
+        `memory_bytes` overrides the table, and admits a GPU that is not in it.
+
+        Raises:
+            AcceleratorError: nobody knows it and no memory is given, or the name fits several.
+        """
+        if name.lower() == "cpu":
+            return cls(product="cpu", memory_bytes=memory_bytes or CPU_MEMORY_BYTES, count=count)
+        found = _match(name)
+        if found is None and memory_bytes is None:
+            raise AcceleratorError("UnknownAccelerator", _unknown(name))
+        known = found or cls(product=name, memory_bytes=memory_bytes or 0)
+        return replace(known, memory_bytes=memory_bytes or known.memory_bytes, count=count)
+
+
+def known_gpus() -> tuple[Accelerator, ...]:
+    """Every GPU of the table, largest memory first."""
+    return tuple(sorted(_GPUS.values(), key=lambda gpu: (-gpu.memory_bytes, gpu.product)))
+
+
+def _match(name: str) -> Accelerator | None:
+    """The GPU whose name has all words of `name`, and fewest others; None where no name has."""
+    asked = _words(name)
+    found = [
+        gpu
+        for gpu in _GPUS.values()
+        if asked <= (known := _words(gpu.product)) and asked & _VARIANTS == known & _VARIANTS
+    ]
+    if not asked or not found:
+        return None
+    found.sort(key=lambda gpu: len(_words(gpu.product)))
+    sizes = [gpu.memory_bytes for gpu in found]
+    if max(sizes) > 1.25 * min(sizes):
+        names = " or ".join(gpu.product for gpu in found[:4])
+        raise AcceleratorError("AmbiguousAccelerator", f"{name} may be {names}; say which.")
+    return found[0]
+
+
+def _unknown(name: str) -> str:
+    if "MIG" in name.upper():
+        return f"{name} is a MIG profile; state its memory."
+    near = difflib.get_close_matches(name.upper(), [key.upper() for key in _GPUS], n=3, cutoff=0.3)
+    names = ", ".join(product for product in _GPUS if product.upper() in near)
+    return f"No GPU is known as {name}; " + (
+        f"near are {names}, or state its memory." if names else "state its memory."
+    )
+
+
+def _words(name: str) -> frozenset[str]:
+    """The words of a product name that tell GPUs apart: `{"A100", "80GB"}`."""
+    text = re.sub(r"(\d+) ?GI?B?\b", r"\1GB", name.upper().replace("-", " ").replace("_", " "))
+    words = re.sub(r"\bRTX(?=\d)", "RTX ", text).split()
+    return frozenset(word for word in words if not _FILLER.fullmatch(word))
+
+
+_VARIANTS = frozenset({"TI", "SUPER", "LAPTOP"})
+_FILLER = re.compile(
+    r"NVIDIA|TESLA|GEFORCE|QUADRO|GPU|SERVER|WORKSTATION|EDITION|GENERATION|MAX|Q|SHARED"
+    r"|SXM\d?|HBM\d?E?"
+)
+
+
+# Memory: «GPU 0 has a total capacity of N GiB» in PyTorch's and vLLM's messages, which is what
+# vLLM multiplies with --gpu-memory-utilization. The driver keeps some: nvidia-smi shows up to
+# 2 % more. Where drivers differ, the smaller figure stands. Bandwidth: NVIDIA's data sheets.
+_TABLE = """
+B300-SXM6-288GB                     267.69  8000
+GB300-288GB                         276.5   8000
+GB200-186GB                         184.31  8000
+B200-180GB                          178.35  8000
+GH200-144GB-HBM3e                   139.8   4900
+GH200-480GB                          94.5   4000
+H200-141GB                          139.8   4800
+H200-NVL-141GB                      139.8   4800
+H100-80GB-HBM3                       79.18  3350
+H100-PCIe-80GB                       79.18  2000
+H100-NVL-94GB                        93.0   3900
+H800-80GB                            79.18  3350
+H20-96GB                             95.0   4000
+A100-SXM4-80GB                       79.25  2039
+A100-PCIE-80GB                       79.25  1935
+A100-SXM4-40GB                       39.38  1555
+A100-PCIE-40GB                       39.38  1555
+A800-SXM4-80GB                       79.25  2039
+A30-24GB                             23.5    933
+A40-48GB                             44.34   696
+A16-16GB                             14.53   200
+A10-24GB                             22.03   600
+A10G-24GB                            22.03   600
+A2-16GB                              14.53   200
+L40S-48GB                            44.39   864
+L40-48GB                             44.39   864
+L20-48GB                             44.39   864
+L4-24GB                              22.03   300
+Tesla-T4-16GB                        14.56   320
+GB10-128GB                          121.6    273
+RTX-PRO-6000-Blackwell-96GB          94.97  1792
+RTX-PRO-5000-Blackwell-48GB          47.3   1344
+RTX-6000-Ada-Generation-48GB         47.38   960
+RTX-5000-Ada-Generation-32GB         31.4    576
+RTX-A6000-48GB                       47.4    768
+RTX-A5000-24GB                       23.5    768
+Quadro-RTX-8000-48GB                 47.27   672
+GeForce-RTX-5090-32GB                31.36  1792
+GeForce-RTX-5080-16GB                15.46   960
+GeForce-RTX-5070-Ti-16GB             15.46   896
+GeForce-RTX-4090-24GB                23.51  1008
+GeForce-RTX-4080-16GB                15.57   717
+GeForce-RTX-4070-Ti-SUPER-16GB       15.57   672
+GeForce-RTX-4060-Ti-16GB             15.57   288
+GeForce-RTX-3090-Ti-24GB             23.55  1008
+GeForce-RTX-3090-24GB                23.55   936
+GeForce-RTX-3060-12GB                11.63   360
+"""
+
+
+def _parse(line: str) -> Accelerator:
+    product, gib, gigabytes = line.split()
+    return Accelerator(
+        product=product,
+        memory_bytes=round(float(gib) * GIB),
+        bandwidth_bytes=int(gigabytes) * 10**9,
+    )
+
+
+_GPUS = {gpu.product: gpu for gpu in map(_parse, _TABLE.strip().splitlines())}

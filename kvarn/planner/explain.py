@@ -1,0 +1,82 @@
+"""Why the plan is as it is: one line for each decision."""
+
+from collections.abc import Mapping
+
+from kvarn.planner.draft import Draft, Misfit, Problem
+from kvarn.planner.result import Alternative, Choice
+
+BY_HAND = "as asked"
+
+
+def format_reason(
+    problem: Problem, draft: Draft, outcomes: Mapping[str, Draft | Misfit], *, by_hand: bool
+) -> str:
+    """Why this format, one sentence with the numbers."""
+    name, load = draft.format.name, problem.workload
+    holds = f"{name} holds {draft.requests:,} requests of {load.request_tokens:,} tokens at once"
+    if by_hand:
+        return f"{holds}; asked for by name."
+    drafts = [other for other in outcomes.values() if isinstance(other, Draft)]
+    others = [other for other in drafts if other is not draft]
+    beaten = ", ".join(f"{other.format.name} {other.requests:,}" for other in others)
+    if draft.requests >= load.concurrency and draft is drafts[0]:
+        return f"{holds}; the {load.concurrency:,} asked for fit without a smaller cache."
+    return f"{holds}, of {load.concurrency:,} asked for; {beaten or 'no other format fits'}."
+
+
+def choices(problem: Problem, draft: Draft) -> tuple[Choice, ...]:
+    """Every limit with its reason."""
+    fixed, batch = problem.limits, draft.batch
+    return (
+        Choice(
+            "maxModelTokens",
+            f"{draft.max_model_tokens}",
+            BY_HAND if fixed.max_model_tokens else _model_tokens(problem, draft),
+        ),
+        Choice(
+            "maxSequences",
+            f"{batch.max_sequences}",
+            BY_HAND if fixed.max_sequences else _sequences(draft),
+        ),
+        Choice(
+            "maxBatchedTokens",
+            f"{batch.max_batched_tokens}",
+            BY_HAND if fixed.max_batched_tokens else _batched_tokens(problem, draft),
+        ),
+        Choice(
+            "utilizationPercent",
+            f"{problem.utilization_percent}",
+            BY_HAND if fixed.utilization_percent else "the default of this engine version",
+        ),
+    )
+
+
+def alternatives(chosen: Draft, outcomes: Mapping[str, Draft | Misfit]) -> tuple[Alternative, ...]:
+    """All formats side by side."""
+    return tuple(_alternative(name, outcome, chosen) for name, outcome in outcomes.items())
+
+
+def _alternative(name: str, outcome: Draft | Misfit, chosen: Draft) -> Alternative:
+    if isinstance(outcome, Misfit):
+        return Alternative(name, 0, 0, f"{outcome.message}.")
+    ratio = outcome.cache_tokens / chosen.cache_tokens
+    note = "" if outcome is chosen else f"{ratio:.2f} times the tokens of {chosen.format.name}"
+    return Alternative(name, outcome.cache_tokens, outcome.requests, note)
+
+
+def _model_tokens(problem: Problem, draft: Draft) -> str:
+    if draft.max_model_tokens == problem.shape.max_position_tokens:
+        return "all that the model was trained for; one such request fits"
+    return "the longest request that the cache holds"
+
+
+def _sequences(draft: Draft) -> str:
+    if draft.batch.max_sequences == draft.requests:
+        return "as many requests of the workload as the cache holds"
+    return f"the cache holds {draft.requests:,} requests of the workload; more at once wait"
+
+
+def _batched_tokens(problem: Problem, draft: Draft) -> str:
+    if draft.batch.max_batched_tokens == problem.default_batched_tokens:
+        return "vLLM's default for this device"
+    return "the most whose activations leave room for the cache"

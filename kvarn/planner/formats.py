@@ -1,0 +1,95 @@
+"""Cache formats as the planner sees them: bytes of a block, and which models they serve."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kvarn.format.layout import FORMATS as TILE_FORMATS
+from kvarn.format.layout import HEAD_DIMS, TILE_TOKENS, TileLayout, tail_bytes
+from kvarn.planner.shape import ModelShape
+
+GPU_BLOCK_TOKENS = 16
+CPU_BLOCK_TOKENS = 128
+"""vLLM's default block sizes (`CacheConfig.DEFAULT_BLOCK_SIZE`, `CpuPlatform`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheFormat:
+    """A precision of the KV cache.
+
+    Attributes:
+        name: as in the resource's `cache.format`.
+        kv_cache_dtype: vLLM's `--kv-cache-dtype`.
+        token_bytes: (shape) -> bytes of one token for one KV head of one layer.
+        refusal: (shape, on_cpu) -> why this format cannot serve the model, empty if it can.
+        tiled: whether blocks are tiles, and each sequence's open tile lies in tail pages.
+    """
+
+    name: str
+    kv_cache_dtype: str
+    token_bytes: Callable[[ModelShape], int]
+    refusal: Callable[[ModelShape, bool], str]
+    tiled: bool
+
+    def block_tokens(self, *, on_cpu: bool) -> int:
+        """Tokens in one block."""
+        if self.tiled:
+            return TILE_TOKENS
+        return CPU_BLOCK_TOKENS if on_cpu else GPU_BLOCK_TOKENS
+
+    def page_bytes(self, shape: ModelShape, *, kv_heads: int, on_cpu: bool) -> int:
+        """Bytes of one block in one layer, for the KV heads of one device."""
+        return self.block_tokens(on_cpu=on_cpu) * kv_heads * self.token_bytes(shape)
+
+    def tail_page_bytes(self, shape: ModelShape, *, kv_heads: int) -> int:
+        """Bytes of one sequence's open tile in one layer; 0 for a format without tiles."""
+        if not self.tiled:
+            return 0
+        return tail_bytes(
+            kv_heads=kv_heads, head_dim=shape.head_dim, element_bytes=shape.dtype_bytes
+        )
+
+
+def _plain(name: str, kv_cache_dtype: str, element_bytes: int | None) -> CacheFormat:
+    return CacheFormat(
+        name=name,
+        kv_cache_dtype=kv_cache_dtype,
+        token_bytes=lambda shape: 2 * shape.head_dim * (element_bytes or shape.dtype_bytes),
+        refusal=_refuse_fp8 if element_bytes == 1 else lambda _shape, _on_cpu: "",
+        tiled=False,
+    )
+
+
+def _tiled(name: str) -> CacheFormat:
+    return CacheFormat(
+        name=name,
+        kv_cache_dtype=name,
+        token_bytes=lambda shape: TileLayout(TILE_FORMATS[name], shape.head_dim).bytes_per_token,
+        refusal=_refuse_tiles,
+        tiled=True,
+    )
+
+
+def _refuse_fp8(_shape: ModelShape, on_cpu: bool) -> str:
+    return "vLLM's CPU attention has no fp8 cache" if on_cpu else ""
+
+
+def _refuse_tiles(shape: ModelShape, _on_cpu: bool) -> str:
+    if shape.head_dim not in HEAD_DIMS:
+        return f"no tile for head dimension {shape.head_dim}"
+    if shape.sliding_layers:
+        return f"{shape.sliding_layers} of {shape.layers} layers use a sliding window"
+    if shape.attention_traits:
+        return f"attention with {' and '.join(shape.attention_traits)}"
+    return ""
+
+
+FORMATS: dict[str, CacheFormat] = {
+    cache_format.name: cache_format
+    for cache_format in (
+        _plain("bf16", "auto", None),
+        _plain("fp8", "fp8", 1),
+        _tiled("kvarn_k4v4_g128"),
+        _tiled("kvarn_k4v2_g128"),
+    )
+}
+"""Every format, from the largest to the smallest cache."""

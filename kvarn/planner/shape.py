@@ -1,0 +1,129 @@
+"""The model's shape: the few numbers that decide what its weights and its KV cache take."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Self
+
+from kvarn.planner.camel import camel, to_camel
+from kvarn.planner.errors import ShapeError
+
+DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """Shape of a decoder-only transformer; `to_dict()` is the resource's `spec.model.shape`.
+
+    Raises:
+        ShapeError: a number is missing, not positive, or contradicts another.
+    """
+
+    architecture: str
+    layers: int
+    attention_heads: int
+    kv_heads: int
+    head_dim: int
+    hidden_size: int
+    intermediate_size: int
+    """Width of the MLP that runs on each token; of one expert times experts per token for MoE."""
+    vocab_size: int
+    weight_bytes: int
+    """All weights as vLLM holds them in memory, over all GPUs together."""
+    dtype: str
+    """What vLLM computes in under `--dtype auto`: bfloat16, float16 or float32."""
+    max_position_tokens: int
+    tied_embeddings: bool = False
+    quantization: str = ""
+    """vLLM's name of the weights' quantisation; empty for plain weights."""
+    sliding_window_tokens: int = 0
+    sliding_layers: int = 0
+    """How many of the layers look back only `sliding_window_tokens`."""
+    attention_traits: tuple[str, ...] = ()
+    """What an attention kernel needs beyond plain softmax: `softcap`, `sinks`, `alibi`."""
+
+    def __post_init__(self) -> None:
+        for field in _POSITIVE:
+            if getattr(self, field) <= 0:
+                raise ShapeError(
+                    "InvalidShape",
+                    f"{camel(field)} is {getattr(self, field)}; give a positive number.",
+                )
+        if self.attention_heads % self.kv_heads:
+            raise ShapeError(
+                "InvalidShape",
+                f"attentionHeads ({self.attention_heads}) is no multiple of kvHeads"
+                f" ({self.kv_heads}); correct one of them.",
+            )
+        if self.dtype not in DTYPE_BYTES:
+            raise ShapeError(
+                "InvalidShape", f"dtype is {self.dtype!r}; use one of {', '.join(DTYPE_BYTES)}."
+            )
+        if not 0 <= self.sliding_layers <= self.layers:
+            raise ShapeError(
+                "InvalidShape",
+                f"slidingLayers ({self.sliding_layers}) must lie between 0 and layers"
+                f" ({self.layers}).",
+            )
+
+    @property
+    def dtype_bytes(self) -> int:
+        """Bytes of one number in `dtype`."""
+        return DTYPE_BYTES[self.dtype]
+
+    @property
+    def full_layers(self) -> int:
+        """Layers that attend to the whole context."""
+        return self.layers - self.sliding_layers
+
+    def to_dict(self) -> dict[str, Any]:
+        """The shape with camelCase keys; fields that hold their default are left out."""
+        defaults = {camel(field.name): to_camel(field.default) for field in fields(self)}
+        return {key: value for key, value in to_camel(self).items() if value != defaults[key]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The shape from camelCase keys.
+
+        Raises:
+            ShapeError: a key is unknown, missing or of the wrong type.
+        """
+        names = {camel(field.name): field for field in fields(cls)}
+        if unknown := sorted(set(data) - set(names)):
+            raise ShapeError(
+                "InvalidShape",
+                f"{unknown[0]} is no field of a shape; known are {', '.join(names)}.",
+            )
+        values = {
+            names[key].name: _typed(key, value, names[key].type)
+            for key, value in data.items()
+            if value is not None
+        }
+        required = {key for key, field in names.items() if field.default is MISSING}
+        if missing := sorted(key for key in required if data.get(key) is None):
+            raise ShapeError("InvalidShape", f"The shape lacks {', '.join(missing)}; add it.")
+        return cls(**values)
+
+
+_POSITIVE = (
+    "layers",
+    "attention_heads",
+    "kv_heads",
+    "head_dim",
+    "hidden_size",
+    "intermediate_size",
+    "vocab_size",
+    "weight_bytes",
+    "max_position_tokens",
+)
+
+
+def _typed(key: str, value: Any, kind: object) -> Any:
+    """`value` as a field of type `kind` takes it; a sequence of strings becomes a tuple."""
+    if kind == tuple[str, ...]:
+        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise ShapeError("InvalidShape", f"{key} is {value!r}; give a list of words.")
+    if type(value) is not kind:
+        name = {int: "an integer", str: "a word", bool: "true or false"}.get(kind, str(kind))  # type: ignore[call-overload]
+        raise ShapeError("InvalidShape", f"{key} is {value!r}; give {name}.")
+    return value

@@ -1,0 +1,162 @@
+"""The solver: limits and cache format for a model, an accelerator and a workload."""
+
+from collections.abc import Mapping, Sequence
+
+from kvarn.planner.accelerators import Accelerator
+from kvarn.planner.draft import UNSUPPORTED, Draft, Misfit, Problem, attempt
+from kvarn.planner.errors import PlanError
+from kvarn.planner.explain import alternatives, choices, format_reason
+from kvarn.planner.formats import FORMATS
+from kvarn.planner.memory import AccountLine
+from kvarn.planner.remedy import remedies
+from kvarn.planner.result import Plan
+from kvarn.planner.shape import ModelShape
+from kvarn.planner.version import DEFAULT_VERSION, EngineVersion
+from kvarn.planner.workload import Limits, Workload
+
+AUTO = "auto"
+GAIN = 1.1
+"""A less precise format must serve this many times the requests of a more precise one."""
+
+
+def plan(
+    shape: ModelShape,
+    accelerator: Accelerator,
+    *,
+    workload: Workload | None = None,
+    limits: Limits | None = None,
+    cache_format: str = AUTO,
+    engine_version: str = DEFAULT_VERSION,
+) -> Plan:
+    """The plan for `shape` on `accelerator`.
+
+    Args:
+        shape: what to serve.
+        accelerator: what to serve it on.
+        workload: what the limits are solved for; the default is cut to the model's context.
+        limits: what is fixed by hand.
+        cache_format: a name in `FORMATS`, or `auto`.
+        engine_version: vLLM's version, e.g. `0.33.0`.
+
+    Raises:
+        PlanError: the format is unknown or cannot serve the model, or nothing fits.
+    """
+    problem = _problem(shape, accelerator, workload, limits or Limits(), engine_version)
+    if cache_format not in (AUTO, *FORMATS):
+        raise PlanError(
+            "UnknownFormat",
+            f"No cache format is called {cache_format}; use {AUTO}, {', '.join(FORMATS)}.",
+        )
+    outcomes = {name: attempt(problem, known) for name, known in FORMATS.items()}
+    chosen = _choose(cache_format, outcomes, problem)
+    return _plan(problem, chosen, outcomes, by_hand=cache_format != AUTO)
+
+
+def _problem(
+    shape: ModelShape,
+    accelerator: Accelerator,
+    workload: Workload | None,
+    limits: Limits,
+    engine_version: str,
+) -> Problem:
+    longest = limits.max_model_tokens or shape.max_position_tokens
+    if longest > shape.max_position_tokens:
+        raise PlanError(
+            "ContextTooLong",
+            f"maxTokens is {longest:,}, and the model was trained for"
+            f" {shape.max_position_tokens:,}; lower it.",
+        )
+    if workload and workload.request_tokens > longest:
+        raise PlanError(
+            "ContextTooLong",
+            f"The workload's requests have {workload.request_tokens:,} tokens (promptTokens +"
+            f" outputTokens), and the context has {longest:,}; lower one of the two.",
+        )
+    if shape.attention_heads % accelerator.count:
+        raise PlanError(
+            "InvalidAccelerator",
+            f"{shape.attention_heads} attention heads do not divide among {accelerator.count}"
+            " devices; use a count that divides them.",
+        )
+    return Problem(
+        shape=shape,
+        accelerator=accelerator,
+        workload=workload or Workload().within(longest),
+        limits=limits,
+        version=EngineVersion.parse(engine_version),
+    )
+
+
+def _choose(cache_format: str, outcomes: Mapping[str, Draft | Misfit], problem: Problem) -> Draft:
+    """The draft of the format asked for; with `auto`, of the most precise that loses nothing."""
+    asked = list(outcomes) if cache_format == AUTO else [cache_format]
+    drafts = [draft for name in asked if isinstance(draft := outcomes[name], Draft)]
+    if not drafts:
+        raise _refused(
+            problem, [misfit for name in asked if isinstance(misfit := outcomes[name], Misfit)]
+        )
+    best, *others = drafts
+    for other in others:
+        if _served(other, problem) > GAIN * _served(best, problem):
+            best = other
+    return best
+
+
+def _served(draft: Draft, problem: Problem) -> int:
+    """How many of the workload's requests run at once."""
+    return min(draft.requests, draft.batch.max_sequences, problem.workload.concurrency)
+
+
+def _refused(problem: Problem, misfits: Sequence[Misfit]) -> PlanError:
+    """The misfit of the smallest cache that serves the model, with what would help."""
+    sizes = [misfit for misfit in misfits if misfit.reason != UNSUPPORTED]
+    if not sizes:
+        return PlanError(UNSUPPORTED, f"{misfits[0].message}; use auto.")
+    help_ = remedies(problem, sizes[-1], _fits)
+    return PlanError(sizes[-1].reason, f"{sizes[-1].message}: {help_}.")
+
+
+def _fits(problem: Problem) -> bool:
+    return any(isinstance(attempt(problem, known), Draft) for known in FORMATS.values())
+
+
+def _plan(
+    problem: Problem,
+    draft: Draft,
+    outcomes: Mapping[str, Draft | Misfit],
+    *,
+    by_hand: bool,
+) -> Plan:
+    return Plan(
+        accelerator=problem.accelerator,
+        format=draft.format.name,
+        kv_cache_dtype=draft.format.kv_cache_dtype,
+        reason=format_reason(problem, draft, outcomes, by_hand=by_hand),
+        account=_account(problem, draft),
+        cache_tokens=draft.cache_tokens,
+        cache_blocks=draft.cache_blocks,
+        request_blocks=draft.request_blocks,
+        max_model_tokens=draft.max_model_tokens,
+        max_sequences=draft.batch.max_sequences,
+        max_batched_tokens=draft.batch.max_batched_tokens,
+        utilization_percent=problem.utilization_percent,
+        workload_requests=draft.requests,
+        choices=choices(problem, draft),
+        alternatives=alternatives(draft, outcomes),
+        engine_version=problem.version.name,
+    )
+
+
+def _account(problem: Problem, draft: Draft) -> tuple[AccountLine, ...]:
+    total, budget = problem.accelerator.memory_bytes, problem.budget_bytes
+    taken = sum(line.size_bytes for line in draft.lines)
+    blocks = f"{draft.cache_blocks} blocks of {draft.layout.block_bytes} bytes"
+    return (
+        AccountLine("total", total, problem.accelerator.product),
+        AccountLine(
+            "unused", total - budget, f"beyond {problem.utilization_percent} % utilisation"
+        ),
+        *draft.lines,
+        AccountLine("cache", draft.cache_bytes, blocks),
+        AccountLine("left", budget - taken - draft.cache_bytes, "what no limit would let it use"),
+    )

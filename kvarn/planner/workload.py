@@ -1,0 +1,60 @@
+"""What the server is for, and what its owner has fixed already."""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+from kvarn.planner.errors import PlanError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """The requests that the limits are solved for.
+
+    The defaults describe a chat service: in the Azure 2023 conversation trace, nine of ten
+    requests have at most 2,735 tokens in and 424 out, 2,820 together.
+    """
+
+    prompt_tokens: int = 2048
+    output_tokens: int = 512
+    concurrency: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("prompt_tokens", "output_tokens", "concurrency"):
+            value = getattr(self, name)
+            if value < 1:
+                raise PlanError("InvalidWorkload", f"{name} is {value}; give at least 1.")
+
+    @property
+    def request_tokens(self) -> int:
+        """Tokens in the cache when a request ends."""
+        return self.prompt_tokens + self.output_tokens
+
+    def within(self, tokens: int) -> Self:
+        """The same workload, its requests cut to a context of `tokens`."""
+        if self.request_tokens <= tokens:
+            return self
+        output_tokens = max(1, min(self.output_tokens, tokens // 4))
+        return replace(
+            self, prompt_tokens=max(1, tokens - output_tokens), output_tokens=output_tokens
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What is fixed by hand; None leaves it to the planner."""
+
+    max_model_tokens: int | None = None
+    max_sequences: int | None = None
+    max_batched_tokens: int | None = None
+    utilization_percent: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_model_tokens", "max_sequences", "max_batched_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise PlanError("InvalidLimits", f"{name} is {value}; give at least 1, or auto.")
+        if self.utilization_percent is not None and not 1 <= self.utilization_percent <= 100:
+            raise PlanError(
+                "InvalidLimits",
+                f"utilization_percent is {self.utilization_percent}; give 1 to 100.",
+            )

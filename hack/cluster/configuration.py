@@ -10,7 +10,7 @@ TEMPLATES = Path(__file__).parent / "config"
 
 
 def write(cluster: Layout, *, port: int, stages: str) -> None:
-    """Write all of it for a new cluster reached at `port`; `stages` is the YAML of kwok's stages."""
+    """Write all of it for a new cluster reached at `port`; `stages` is YAML for kwok."""
     addresses = ["127.0.0.1", components.API_SERVICE_IP, layout.NODE_IP]
     pki.create(cluster.pki, node=layout.NODE, addresses=addresses)
     inside = layout.INSIDE.api_url

@@ -37,6 +37,7 @@ float32 model, which is for tests alone.
 from dataclasses import dataclass, replace
 
 import torch
+from typing_extensions import override
 from vllm.config import VllmConfig
 from vllm.v1.kv_cache_interface import AttentionSpec, CircularBufferSpec
 
@@ -59,6 +60,7 @@ class TailSpec(CircularBufferSpec):
     it out of prefix caching.
     """
 
+    @override
     def max_num_blocks_per_req(self, vllm_config: VllmConfig, max_len: int) -> int:
         """Width of the block table's row, of which only the first column is used.
 

@@ -1,0 +1,233 @@
+"""The attention backend: vLLM's interfaces on one side, the kernels on the other."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch
+from typing_extensions import override
+from vllm.config import get_current_vllm_config
+from vllm.forward_context import get_forward_context
+from vllm.v1.attention.backend import (
+    AttentionBackend,
+    AttentionImpl,
+    AttentionMetadata,
+    AttentionMetadataBuilder,
+    AttentionType,
+    CommonAttentionMetadata,
+)
+from vllm.v1.kv_cache_interface import AttentionSpec, KVCacheLayout, KVCacheSpec
+
+from kvarn.engine.errors import UnsupportedError
+from kvarn.engine.specs import packed_page
+from kvarn.engine.tail import TailLayer
+from kvarn.format.layout import FORMATS, HEAD_DIMS, TILE_TOKENS, TileFormat, TileLayout
+from kvarn.kernels.attention import LayerCache, attend_and_store
+from kvarn.kernels.step import Step, build_step
+
+
+@dataclass
+class KVarnMetadata(AttentionMetadata):
+    """A batch, as all layers see it.
+
+    Attributes:
+        step: index tensors on the device.
+        tokens: new tokens of the batch; vLLM's tensors may be longer.
+    """
+
+    step: Step
+    tokens: int
+
+
+class KVarnMetadataBuilder(AttentionMetadataBuilder[KVarnMetadata]):
+    """Builds a batch's metadata on the host, once for all layers."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+    @override
+    def build(
+        self,
+        common_prefix_len: int,
+        common_attn_metadata: CommonAttentionMetadata,
+        fast_build: bool = False,
+    ) -> KVarnMetadata:
+        """Metadata of one batch."""
+        batch = common_attn_metadata
+        step = build_step(
+            starts=batch.query_start_loc_cpu[: batch.num_reqs + 1],
+            lengths=batch.seq_lens[: batch.num_reqs].cpu(),
+            table=batch.block_table_tensor[: batch.num_reqs].cpu(),
+            device=self.device,
+        )
+        return KVarnMetadata(step=step, tokens=batch.num_actual_tokens)
+
+
+class KVarnImpl(AttentionImpl[KVarnMetadata]):
+    """Attention of one layer."""
+
+    @override
+    def __init__(
+        self,
+        num_heads: int,
+        head_size: int,
+        scale: float,
+        num_kv_heads: int | None = None,
+        alibi_slopes: list[float] | None = None,
+        sliding_window: int | None = None,
+        kv_cache_dtype: str = "auto",
+        logits_soft_cap: float | None = None,
+        attn_type: str = AttentionType.DECODER,
+        kv_sharing_target_layer_name: str | None = None,
+        **others: Any,
+    ) -> None:
+        unsupported = {
+            "ALiBi": alibi_slopes,
+            "sliding windows": sliding_window,
+            "soft-capped scores": logits_soft_cap,
+            "caches shared between layers": kv_sharing_target_layer_name,
+            "attention that is not causal": attn_type != AttentionType.DECODER,
+            **others,
+        }
+        for feature, value in unsupported.items():
+            if value:
+                raise UnsupportedError(
+                    f"{kv_cache_dtype} does not serve models with {feature}; "
+                    "use --kv-cache-dtype auto."
+                )
+        self.num_heads = num_heads
+        self.head_size = head_size
+        self.num_kv_heads = num_kv_heads or num_heads
+        self.scale = scale
+        self.kv_cache_dtype = kv_cache_dtype
+        self.layout = TileLayout(FORMATS[kv_cache_dtype], head_size)
+        self._layers = get_current_vllm_config().compilation_config.static_forward_context
+
+    def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
+        """Put the tail's layer beside the attention layer that owns this object.
+
+        It is the first call after the owner is known by its name, and comes before vLLM asks the
+        layers for their caches.
+        """
+        owner = next(
+            name for name, layer in self._layers.items() if getattr(layer, "impl", None) is self
+        )
+        self.tail = TailLayer(
+            name=f"{owner}.kvarn_tail",
+            kv_heads=self.num_kv_heads,
+            head_dim=self.head_size,
+            dtype=act_dtype,
+        )
+        self._layers[self.tail.name] = self.tail
+
+    @override
+    def forward(
+        self,
+        layer: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        attn_metadata: KVarnMetadata | None,
+        output: torch.Tensor,
+        output_scale: torch.Tensor | None = None,
+        output_block_scale: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Attention of a batch, written into ``output`` ``[tokens, Hq, D]``.
+
+        vLLM profiles its memory with calls that have no metadata: those get zeros.
+        """
+        if attn_metadata is None:
+            return output.fill_(0)
+        tail_metadata = get_forward_context().attn_metadata[self.tail.name]
+        tokens = slice(attn_metadata.tokens)
+        attend_and_store(
+            attn_metadata.step,
+            LayerCache(self.layout, kv_cache, self.tail.kv_cache, tail_metadata.page),
+            query=query[tokens],
+            keys=key[tokens],
+            values=value[tokens],
+            scale=self.scale,
+            out=output[tokens],
+        )
+        return output
+
+
+class KVarnBackend(AttentionBackend):
+    """What all formats share; a format is a subclass, because vLLM asks classes, not objects."""
+
+    tile_format: ClassVar[TileFormat]
+    supported_dtypes: ClassVar[list[torch.dtype]] = [torch.float16, torch.bfloat16, torch.float32]
+
+    @staticmethod
+    def get_name() -> str:
+        """Name under which the plugin registers the backend."""
+        return "KVARN"
+
+    @staticmethod
+    def get_impl_cls() -> type[KVarnImpl]:
+        """Attention of one layer."""
+        return KVarnImpl
+
+    @staticmethod
+    def get_builder_cls() -> type[KVarnMetadataBuilder]:
+        """Builder of the metadata."""
+        return KVarnMetadataBuilder
+
+    @staticmethod
+    @override
+    def get_supported_kernel_block_sizes(
+        kv_cache_spec: KVCacheSpec | None = None,
+    ) -> list[int]:
+        """A block holds one tile of each head."""
+        return [TILE_TOKENS]
+
+    @classmethod
+    def get_supported_head_sizes(cls) -> list[int]:
+        """Head dimensions that have a layout."""
+        return list(HEAD_DIMS)
+
+    @classmethod
+    def supports_kv_cache_dtype(cls, kv_cache_dtype: str | None) -> bool:
+        """Only the class's own format."""
+        return kv_cache_dtype == cls.tile_format.name
+
+    @classmethod
+    def supports_kv_connector(cls) -> bool:
+        """A connector would move packed pages without their tails."""
+        return False
+
+    @classmethod
+    def supported_kv_cache_layouts(cls) -> tuple[KVCacheLayout, ...]:
+        """Blocks outermost, so that pages of different sizes share the pool."""
+        return (KVCacheLayout.BLHNC,)
+
+    @classmethod
+    def customize_spec(cls, spec: AttentionSpec) -> AttentionSpec:
+        """The page of packed tiles in place of the page that vLLM would make."""
+        return packed_page(spec, TileLayout(cls.tile_format, spec.head_size))
+
+
+class K4V2Backend(KVarnBackend):
+    """4-bit keys, 2-bit values."""
+
+    tile_format = FORMATS["kvarn_k4v2_g128"]
+
+
+class K4V4Backend(KVarnBackend):
+    """4-bit keys and values."""
+
+    tile_format = FORMATS["kvarn_k4v4_g128"]
+
+
+class RawBackend(KVarnBackend):
+    """Tiles that are not quantised, for tests."""
+
+    tile_format = FORMATS["kvarn_raw_g128"]
+
+
+BACKENDS: Mapping[str, type[KVarnBackend]] = MappingProxyType(
+    {backend.tile_format.name: backend for backend in (K4V2Backend, K4V4Backend, RawBackend)}
+)
+"""Backends by the name of their format."""

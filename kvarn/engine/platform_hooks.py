@@ -1,0 +1,62 @@
+"""Two methods of vLLM's platform class, wrapped.
+
+``check_and_update_config`` sees a configuration before anything is loaded: there, what the cache
+cannot do is refused. ``get_attn_backend_cls`` sees each layer's cache type: there, layers under a
+KVarN format get their backend. Everything else goes on as before.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from vllm.config import VllmConfig, get_current_vllm_config
+from vllm.platforms.interface import Platform
+from vllm.v1.attention.selector import AttentionSelectorConfig
+
+from kvarn.engine.backend import BACKENDS
+from kvarn.engine.configuration import check_configuration, check_layer
+
+CPU_BACKEND = "vllm.v1.attention.backends.cpu_attn.CPUAttentionBackend"
+CPU_SKIPPED_LAYER_BACKEND = "kvarn.engine.skipped_layers.SkippedLayerBackend"
+
+
+def hook_platform(platform: type[Platform]) -> None:
+    """Wrap the platform's methods, once."""
+    if "_kvarn_hooked" in vars(platform):
+        return
+    platform._kvarn_hooked = True
+    _wrap(platform, "check_and_update_config", _check_first)
+    _wrap(platform, "get_attn_backend_cls", _choose_first)
+
+
+def _wrap(platform: type[Platform], name: str, hook: Callable[..., Any]) -> None:
+    original = getattr(platform, name)
+
+    @wraps(original)
+    def wrapped(cls: type[Platform], *args: Any, **kwargs: Any) -> Any:
+        return hook(original, cls, *args, **kwargs)
+
+    setattr(platform, name, classmethod(wrapped))
+
+
+def _check_first(
+    original: Callable[..., None], _platform: type[Platform], vllm_config: VllmConfig
+) -> None:
+    check_configuration(vllm_config)
+    original(vllm_config)
+
+
+def _choose_first(
+    original: Callable[..., str],
+    platform: type[Platform],
+    selected_backend: object,
+    attn_selector_config: AttentionSelectorConfig,
+    num_heads: int | None = None,
+) -> str:
+    backend = BACKENDS.get(attn_selector_config.kv_cache_dtype)
+    if backend is not None:
+        check_layer(backend, attn_selector_config, platform.get_device_capability())
+        return f"{backend.__module__}.{backend.__qualname__}"
+    chosen = original(selected_backend, attn_selector_config, num_heads)
+    skipped = get_current_vllm_config().cache_config.cache_dtype in BACKENDS
+    return CPU_SKIPPED_LAYER_BACKEND if skipped and chosen == CPU_BACKEND else chosen

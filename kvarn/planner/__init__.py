@@ -14,7 +14,13 @@ All errors are `PlannerError`s with `reason` and `message`: one sentence, number
 """
 
 from kvarn.planner.accelerators import Accelerator, known_gpus
-from kvarn.planner.errors import AcceleratorError, PlanError, PlannerError, ShapeError
+from kvarn.planner.errors import (
+    AcceleratorError,
+    PlanError,
+    PlannerError,
+    RequestError,
+    ShapeError,
+)
 from kvarn.planner.formats import FORMATS
 from kvarn.planner.hf_config import read_shape
 from kvarn.planner.memory import AccountLine
@@ -38,6 +44,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "PlannerError",
+    "RequestError",
     "ShapeError",
     "Workload",
     "known_gpus",

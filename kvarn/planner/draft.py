@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from kvarn.planner.accelerators import GIB, Accelerator
-from kvarn.planner.cache import CacheLayout, cache_layout
+from kvarn.planner.cache import CacheLayout, cache_layout, ceil_div
 from kvarn.planner.formats import CacheFormat
 from kvarn.planner.memory import AccountLine, Batch, overhead
 from kvarn.planner.shape import ModelShape
@@ -112,7 +112,7 @@ class Misfit:
 def attempt(problem: Problem, cache_format: CacheFormat) -> Draft | Misfit:
     """The widest batch limits with which `cache_format` holds a request of the needed length."""
     if refusal := cache_format.refusal(problem.shape, problem.accelerator.is_cpu):
-        return Misfit(UNSUPPORTED, f"{cache_format.name} cannot serve the model: {refusal}")
+        return Misfit(UNSUPPORTED, refusal)
     layout = cache_layout(problem.shape, problem.accelerator, cache_format)
     for batch in problem.batches():
         if draft := _fit(problem, cache_format, layout, batch):
@@ -123,11 +123,18 @@ def attempt(problem: Problem, cache_format: CacheFormat) -> Draft | Misfit:
 def _fit(
     problem: Problem, cache_format: CacheFormat, layout: CacheLayout, batch: Batch
 ) -> Draft | None:
-    draft = _draft(problem, cache_format, layout, batch)
-    if draft is None or problem.limits.max_sequences:
-        return draft
-    sequences = min(batch.max_sequences, max(draft.requests, 1))
-    return _draft(problem, cache_format, layout, replace(batch, max_sequences=sequences))
+    """The draft with as many sequences as the cache holds requests, `batch` allowing.
+
+    Fewer sequences leave more memory to the cache, so the number is searched for.
+    """
+    if problem.limits.max_sequences:
+        return _draft(problem, cache_format, layout, batch)
+    low, high = 1, batch.max_sequences
+    while low < high:
+        middle = ceil_div(low + high, 2)
+        draft = _draft(problem, cache_format, layout, replace(batch, max_sequences=middle))
+        low, high = (middle, high) if draft and draft.requests >= middle else (low, middle - 1)
+    return _draft(problem, cache_format, layout, replace(batch, max_sequences=low))
 
 
 def _draft(

@@ -3,7 +3,8 @@
     PlannerError            a named reason and one sentence with the numbers and the remedy
     ├── ShapeError          the model's config cannot be read, or describes a model not planned for
     ├── AcceleratorError    the GPU is unknown or its description contradicts itself
-    └── PlanError           model, accelerator and limits are understood and do not fit together
+    ├── RequestError        the workload, a limit, the format or the version cannot be
+    └── PlanError           all of them are understood and do not fit together
 
 `reason` is CamelCase, as in a Kubernetes condition.
 """
@@ -38,6 +39,10 @@ class ShapeError(PlannerError):
 
 class AcceleratorError(PlannerError):
     """The accelerator is unknown or its description contradicts itself."""
+
+
+class RequestError(PlannerError):
+    """The workload, a limit, the cache format or the engine's version cannot be."""
 
 
 class PlanError(PlannerError):

@@ -58,9 +58,9 @@ def alternatives(chosen: Draft, outcomes: Mapping[str, Draft | Misfit]) -> tuple
 
 def _alternative(name: str, outcome: Draft | Misfit, chosen: Draft) -> Alternative:
     if isinstance(outcome, Misfit):
-        return Alternative(name, 0, 0, f"{outcome.message}.")
+        return Alternative(name, 0, 0, outcome.message)
     ratio = outcome.cache_tokens / chosen.cache_tokens
-    note = "" if outcome is chosen else f"{ratio:.2f} times the tokens of {chosen.format.name}"
+    note = "" if outcome is chosen else f"{ratio:.2f} times the tokens"
     return Alternative(name, outcome.cache_tokens, outcome.requests, note)
 
 

@@ -16,7 +16,8 @@ class Family:
         tied: whether the output shares the embedding's weights, where the config does not say.
         traits: what its attention needs beyond softmax.
         sliding_every: one layer in this many attends to everything, where the config does not say;
-            0 when no layer slides, 1 when `sliding_window` applies to every layer.
+            1 when `sliding_window` applies to every layer.
+        window_opt_in: whether `sliding_window` counts only with `use_sliding_window`.
     """
 
     norms: int = 2
@@ -28,18 +29,19 @@ class Family:
     qk_norm: bool = False
     tied: bool = False
     traits: tuple[str, ...] = ()
-    sliding_every: int = 0
+    sliding_every: int = 1
+    window_opt_in: bool = False
 
 
 FAMILIES = {
     "llama": Family(),
-    "mistral": Family(sliding_every=1),
-    "qwen2": Family(qkv_bias=True),
-    "qwen3": Family(qk_norm=True),
+    "mistral": Family(),
+    "qwen2": Family(qkv_bias=True, window_opt_in=True),
+    "qwen3": Family(qk_norm=True, window_opt_in=True),
     "phi": Family(
         norms=1, norm_bias=True, gated=False, qkv_bias=True, out_bias=True, mlp_bias=True
     ),
-    "phi3": Family(sliding_every=1),
+    "phi3": Family(),
     "granite": Family(tied=True),
     "cohere": Family(norms=1, tied=True),
     "starcoder2": Family(
@@ -49,13 +51,12 @@ FAMILIES = {
         out_bias=True,
         mlp_bias=True,
         tied=True,
-        sliding_every=1,
     ),
     "gemma": Family(tied=True),
     "gemma2": Family(norms=4, tied=True, traits=("softcap",), sliding_every=2),
     "gemma3_text": Family(norms=4, qk_norm=True, tied=True, sliding_every=6),
-    "mixtral": Family(sliding_every=1),
-    "qwen3_moe": Family(qk_norm=True),
+    "mixtral": Family(),
+    "qwen3_moe": Family(qk_norm=True, window_opt_in=True),
 }
 
 EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts")

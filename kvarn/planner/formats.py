@@ -70,7 +70,7 @@ def _tiled(name: str) -> CacheFormat:
 
 
 def _refuse_fp8(_shape: ModelShape, on_cpu: bool) -> str:
-    return "vLLM's CPU attention has no fp8 cache" if on_cpu else ""
+    return "fp8 on a CPU needs AVX-512, which a plan cannot see" if on_cpu else ""
 
 
 def _refuse_tiles(shape: ModelShape, _on_cpu: bool) -> str:

@@ -30,8 +30,19 @@ def read_shape(source: str | Path | Mapping[str, Any]) -> ModelShape:
     path = Path(source)
     if not path.is_dir():
         return shape_from_config(load_config(path))
-    config = load_config(path / "config.json")
-    return shape_from_config(config, weight_bytes=folder_weight_bytes(path, _dtype(config)))
+    config = _folder_config(path)
+    return shape_from_config(
+        config, weight_bytes=folder_weight_bytes(path, computing_dtype(config))
+    )
+
+
+def _folder_config(folder: Path) -> dict[str, Any]:
+    """The folder's config, with the quantisation that NVIDIA's tools keep in a file of its own."""
+    config = load_config(folder / "config.json")
+    apart = folder / "hf_quant_config.json"
+    if "quantization_config" not in config and apart.is_file():
+        config["quantization_config"] = {"quant_method": "modelopt", **load_config(apart)}
+    return config
 
 
 def shape_from_config(config: Mapping[str, Any], *, weight_bytes: int | None = None) -> ModelShape:
@@ -42,7 +53,7 @@ def shape_from_config(config: Mapping[str, Any], *, weight_bytes: int | None = N
     """
     family = _family(config)
     view = ConfigView(config)
-    dtype = _dtype(config)
+    dtype = computing_dtype(config)
     widths = _widths(view)
     tied = view.flag("tie_word_embeddings", default=family.tied)
     layers = view.integer("num_hidden_layers")
@@ -72,32 +83,34 @@ def _family(config: Mapping[str, Any]) -> Family:
         raise ShapeError(
             "InvalidConfig", "The model's config lacks model_type; give the whole config.json."
         )
-    for key, (reason, what) in _UNPLANNED.items():
-        if config.get(key):
-            raise ShapeError(
-                reason, f"{kind} {what}, which is not planned for yet; use a dense model."
-            )
-    if kind not in FAMILIES:
-        raise ShapeError(
-            "UnknownArchitecture",
-            f"Models of type {kind} are not planned for yet; known are {', '.join(FAMILIES)}."
-            " State the shape in the resource if its layers are all alike.",
-        )
-    return FAMILIES[kind]
+    if family := FAMILIES.get(kind):
+        return family
+    reason, what = next(
+        (why for key, why in _UNPLANNED.items() if config.get(key)),
+        ("UnknownArchitecture", "is a kind of model that nobody has described"),
+    )
+    raise ShapeError(
+        reason,
+        f"{kind} {what}, and is not planned for; use a model of type {', '.join(FAMILIES)}, or"
+        " state the shape by hand if all its layers are alike.",
+    )
 
 
 _UNPLANNED = {
     "vision_config": ("Multimodal", "has a vision tower"),
     "audio_config": ("Multimodal", "has an audio tower"),
     "text_config": ("Multimodal", "wraps a text model"),
-    "kv_lora_rank": ("LatentAttention", "uses multi-head latent attention"),
-    "hybrid_override_pattern": ("StateSpaceHybrid", "mixes state-space layers with attention"),
+    "qk_rope_head_dim": ("LatentAttention", "uses latent attention"),
+    "mamba_num_heads": ("StateSpaceLayers", "has state-space layers"),
+    "state_size": ("StateSpaceLayers", "has state-space layers"),
+    "linear_num_value_heads": ("LinearAttention", "has linear attention"),
     "block_configs": ("UnequalLayers", "has layers of unequal shape"),
     "auto_map": ("RemoteCode", "brings code of its own"),
 }
+"""Keys that tell, in this order, why the weights and the cache are not counted here."""
 
 
-def _dtype(config: Mapping[str, Any]) -> str:
+def computing_dtype(config: Mapping[str, Any]) -> str:
     """What vLLM computes in: the config's type, float32 lowered (`_resolve_auto_dtype`)."""
     dtype = ConfigView(config).word("dtype", "torch_dtype").removeprefix("torch.")
     return dtype if dtype in DTYPE_BYTES and dtype != "float32" else "bfloat16"
@@ -120,7 +133,7 @@ def _widths(view: ConfigView) -> Widths:
 def _computed_bytes(
     config: Mapping[str, Any], family: Family, widths: Widths, *, tied: bool
 ) -> int:
-    dtype_bytes = DTYPE_BYTES[_dtype(config)]
+    dtype_bytes = DTYPE_BYTES[computing_dtype(config)]
     parameters = count_parameters(ConfigView(config), family, widths, tied=tied)
     stored = weight_format(config, dtype_bytes)
     return round(parameters.matrices * stored.bits / 8) + parameters.others * dtype_bytes
@@ -141,13 +154,13 @@ def _position_tokens(view: ConfigView) -> int:
 def _sliding(view: ConfigView, family: Family, layers: int) -> dict[str, int]:
     """The window and how many layers it applies to, as vLLM's models read it."""
     window = view.integer("sliding_window", default=0)
-    if not window or not view.flag("use_sliding_window", default=True):
+    if not window or not view.flag("use_sliding_window", default=not family.window_opt_in):
         return {}
     if kinds := view.sequence("layer_types"):
         count = sum(kind == "sliding_attention" for kind in kinds)
     elif view.integer("max_window_layers", default=layers) < layers:
         count = layers - view.integer("max_window_layers")
     else:
-        every = view.integer("sliding_window_pattern", default=family.sliding_every or layers)
+        every = view.integer("sliding_window_pattern", default=family.sliding_every)
         count = layers if every == 1 else layers - layers // every
     return {"sliding_window_tokens": window, "sliding_layers": count} if count else {}

@@ -8,11 +8,9 @@ fitted by `bench/planner_fit.py`.
 
 from dataclasses import dataclass
 
-from kvarn.planner.accelerators import GIB, Accelerator
+from kvarn.planner.accelerators import Accelerator
 from kvarn.planner.shape import ModelShape
-from kvarn.planner.version import EngineVersion
-
-MIB = 1 << 20
+from kvarn.planner.version import MIB, EngineVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +50,11 @@ def overhead(
     ]
     if accelerator.is_cpu:
         return (*lines, AccountLine("runtime", CPU_RUNTIME_BYTES, "Python, PyTorch and vLLM"))
+    non_torch = version.parallel_bytes if accelerator.count > 1 else version.non_torch_bytes
     return (
         *lines,
-        AccountLine("nonTorch", non_torch_bytes(accelerator), "CUDA context, NCCL buffers"),
-        AccountLine("cudaGraphs", graph_bytes(shape, version), "vLLM's estimate"),
+        AccountLine("nonTorch", non_torch, "CUDA context, NCCL buffers"),
+        AccountLine("cudaGraphs", graph_bytes(shape, batch, version), "vLLM's estimate"),
     )
 
 
@@ -69,35 +68,36 @@ def activation_bytes(
 ) -> int:
     """Peak of PyTorch's allocations in vLLM's profile run, beyond the weights.
 
-    The run computes one step of `max_batched_tokens`, then samples for `max_sequences` at once;
-    the larger of the two counts, over the hidden states that both need.
+    The run computes one step of `max_batched_tokens`: at its peak a layer holds the MLP's gate
+    and up projections, their product, and four copies of the hidden states. Then it samples for
+    `max_sequences` at once while the hidden states are still there. The larger part counts.
     """
     tokens, width = batch.max_batched_tokens, shape.dtype_bytes
     hidden = tokens * shape.hidden_size * width
-    per_token = 3 * shape.intermediate_size // accelerator.count + 3 * shape.hidden_size
-    forward = tokens * per_token * width
+    mlp = tokens * 3 * shape.intermediate_size * width // accelerator.count
     sampled = min(batch.max_sequences, tokens)
     sampler = round(sampled * shape.vocab_size * version.sampler_bytes)
-    return hidden + max(forward, sampler) + ALLOCATOR_BYTES
+    return max(mlp + 4 * hidden, hidden + sampler) + ALLOCATOR_BYTES
 
 
-def non_torch_bytes(accelerator: Accelerator) -> int:
-    """What CUDA and NCCL take outside PyTorch's allocator."""
-    return round((2.1 if accelerator.count > 1 else 0.25) * GIB)
+def graph_bytes(shape: ModelShape, batch: Batch, version: EngineVersion) -> int:
+    """What vLLM reserves for CUDA graphs before it captures them.
 
-
-def graph_bytes(shape: ModelShape, version: EngineVersion) -> int:
-    """What vLLM reserves for CUDA graphs before it captures them."""
+    It captures batches of up to twice `max_sequences`, 512 at most; what they keep grows with
+    the number of layers and with the largest batch.
+    """
     if not version.reserves_graphs:
         return 0
-    return GRAPH_BYTES + shape.layers * GRAPH_LAYER_BYTES
+    largest = min(2 * batch.max_sequences, GRAPH_TOKENS)
+    return shape.layers * (GRAPH_LAYER_BYTES + largest * GRAPH_LAYER_TOKEN_BYTES)
 
 
-ALLOCATOR_BYTES = 40 * MIB
+ALLOCATOR_BYTES = 32 * MIB
 """Fixed part of the activation peak: workspaces and the allocator's rounding."""
 
-GRAPH_BYTES = 500 * MIB
-GRAPH_LAYER_BYTES = 10 * MIB
+GRAPH_TOKENS = 512
+GRAPH_LAYER_BYTES = 1 * MIB
+GRAPH_LAYER_TOKEN_BYTES = 48 << 10
 
 CPU_RUNTIME_BYTES = 1024 * MIB
 """Resident size of a serving process without weights and cache, with room for compiled code."""

@@ -11,6 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from kvarn.planner.config_file import load_config
 from kvarn.planner.errors import ShapeError
 from kvarn.planner.shape import DTYPE_BYTES
 
@@ -24,12 +25,22 @@ def folder_weight_bytes(folder: Path, dtype: str) -> int | None:
     """Bytes of a folder's weights as vLLM holds them; None where it has no safetensors files.
 
     Raises:
-        ShapeError: a file is damaged.
+        ShapeError: a file is damaged or missing.
     """
-    paths = sorted(
-        path for path in folder.glob("*.safetensors") if path.name != "consolidated.safetensors"
-    )
-    return held_bytes(map(read_header, paths), dtype) if paths else None
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = set(load_config(index).get("weight_map", {}).values())
+        paths = sorted(folder / name for name in names)
+    else:
+        paths = sorted(folder.glob("model*.safetensors"))
+    absent = [path for path in paths if not path.exists()]
+    if absent and len(absent) < len(paths):
+        raise ShapeError(
+            "UnreadableWeights",
+            f"{len(absent)} of {len(paths)} weight files are missing, {absent[0].name} the first;"
+            " fetch them.",
+        )
+    return held_bytes(map(read_header, paths), dtype) if paths and not absent else None
 
 
 def read_header(path: Path) -> dict[str, Any]:

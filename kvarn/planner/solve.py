@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from kvarn.planner.accelerators import Accelerator
 from kvarn.planner.draft import UNSUPPORTED, Draft, Misfit, Problem, attempt
-from kvarn.planner.errors import PlanError
+from kvarn.planner.errors import PlanError, RequestError
 from kvarn.planner.explain import alternatives, choices, format_reason
 from kvarn.planner.formats import FORMATS
 from kvarn.planner.memory import AccountLine
@@ -39,11 +39,12 @@ def plan(
         engine_version: vLLM's version, e.g. `0.33.0`.
 
     Raises:
-        PlanError: the format is unknown or cannot serve the model, or nothing fits.
+        RequestError: the format or version is unknown, or the workload exceeds the model.
+        PlanError: the format cannot serve the model, or nothing fits.
     """
     problem = _problem(shape, accelerator, workload, limits or Limits(), engine_version)
     if cache_format not in (AUTO, *FORMATS):
-        raise PlanError(
+        raise RequestError(
             "UnknownFormat",
             f"No cache format is called {cache_format}; use {AUTO}, {', '.join(FORMATS)}.",
         )
@@ -61,19 +62,19 @@ def _problem(
 ) -> Problem:
     longest = limits.max_model_tokens or shape.max_position_tokens
     if longest > shape.max_position_tokens:
-        raise PlanError(
+        raise RequestError(
             "ContextTooLong",
             f"maxTokens is {longest:,}, and the model was trained for"
             f" {shape.max_position_tokens:,}; lower it.",
         )
     if workload and workload.request_tokens > longest:
-        raise PlanError(
+        raise RequestError(
             "ContextTooLong",
             f"The workload's requests have {workload.request_tokens:,} tokens (promptTokens +"
             f" outputTokens), and the context has {longest:,}; lower one of the two.",
         )
     if shape.attention_heads % accelerator.count:
-        raise PlanError(
+        raise RequestError(
             "InvalidAccelerator",
             f"{shape.attention_heads} attention heads do not divide among {accelerator.count}"
             " devices; use a count that divides them.",
@@ -92,9 +93,8 @@ def _choose(cache_format: str, outcomes: Mapping[str, Draft | Misfit], problem: 
     asked = list(outcomes) if cache_format == AUTO else [cache_format]
     drafts = [draft for name in asked if isinstance(draft := outcomes[name], Draft)]
     if not drafts:
-        raise _refused(
-            problem, [misfit for name in asked if isinstance(misfit := outcomes[name], Misfit)]
-        )
+        misfits = [misfit for name in asked if isinstance(misfit := outcomes[name], Misfit)]
+        raise _refused(problem, cache_format, misfits)
     best, *others = drafts
     for other in others:
         if _served(other, problem) > GAIN * _served(best, problem):
@@ -107,11 +107,13 @@ def _served(draft: Draft, problem: Problem) -> int:
     return min(draft.requests, draft.batch.max_sequences, problem.workload.concurrency)
 
 
-def _refused(problem: Problem, misfits: Sequence[Misfit]) -> PlanError:
+def _refused(problem: Problem, cache_format: str, misfits: Sequence[Misfit]) -> PlanError:
     """The misfit of the smallest cache that serves the model, with what would help."""
     sizes = [misfit for misfit in misfits if misfit.reason != UNSUPPORTED]
     if not sizes:
-        return PlanError(UNSUPPORTED, f"{misfits[0].message}; use auto.")
+        return PlanError(
+            UNSUPPORTED, f"{cache_format} cannot serve the model: {misfits[0].message}; use auto."
+        )
     help_ = remedies(problem, sizes[-1], _fits)
     return PlanError(sizes[-1].reason, f"{sizes[-1].message}: {help_}.")
 

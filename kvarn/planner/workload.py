@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Self
 
-from kvarn.planner.errors import PlanError
+from kvarn.planner.errors import RequestError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class Workload:
         for name in ("prompt_tokens", "output_tokens", "concurrency"):
             value = getattr(self, name)
             if value < 1:
-                raise PlanError("InvalidWorkload", f"{name} is {value}; give at least 1.")
+                raise RequestError("InvalidWorkload", f"{name} is {value}; give at least 1.")
 
     @property
     def request_tokens(self) -> int:
@@ -52,9 +52,9 @@ class Limits:
         for name in ("max_model_tokens", "max_sequences", "max_batched_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise PlanError("InvalidLimits", f"{name} is {value}; give at least 1, or auto.")
+                raise RequestError("InvalidLimits", f"{name} is {value}; give at least 1, or auto.")
         if self.utilization_percent is not None and not 1 <= self.utilization_percent <= 100:
-            raise PlanError(
+            raise RequestError(
                 "InvalidLimits",
                 f"utilization_percent is {self.utilization_percent}; give 1 to 100.",
             )

@@ -1,0 +1,168 @@
+"""The command line: `kvarn plan MODEL --gpu H200` says what fits, what to set, and why.
+
+Exit status: 0 with a plan, 1 when it does not fit, 2 for bad input.
+"""
+
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec
+
+import click
+
+from kvarn.planner import (
+    AUTO,
+    DEFAULT_VERSION,
+    FORMATS,
+    Accelerator,
+    Limits,
+    ModelShape,
+    Plan,
+    PlanError,
+    PlannerError,
+    Workload,
+    known_gpus,
+    plan,
+)
+from kvarn.planner.accelerators import GIB
+from kvarn.planner.source import find_shape
+
+P = ParamSpec("P")
+SHELLS = ("bash", "zsh", "fish")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="kvarn")
+def main() -> None:
+    """Plan the serving of language models from a quantised KV cache."""
+
+
+def _exits(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn a planner's error into one line and the exit status."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except PlannerError as error:
+            if kwargs.get("as_json"):
+                click.echo(json.dumps({"error": error.to_dict()}))
+            click.echo(f"kvarn: {error.message}", err=True)
+            sys.exit(1 if isinstance(error, PlanError) else 2)
+
+    return run
+
+
+@main.command("plan")
+@click.argument("model")
+@click.option("--gpu", required=True, help="GPU as in `kvarn gpus`, as a node label, or `cpu`.")
+@click.option("--tp", default=1, show_default=True, help="GPUs that share the model.")
+@click.option("--memory", type=float, help="Memory of one device in GiB, if not the table's.")
+@click.option(
+    "--format",
+    "cache_format",
+    type=click.Choice([AUTO, *FORMATS]),
+    default=AUTO,
+    show_default=True,
+    help="Precision of the KV cache.",
+)
+@click.option("--prompt-tokens", type=int, help="Prompt length to plan for.")
+@click.option("--output-tokens", type=int, help="Output length to plan for.")
+@click.option("--concurrency", type=int, help="Requests at once to plan for.")
+@click.option("--max-model-len", type=int, help="Fix the context length.")
+@click.option("--max-num-seqs", type=int, help="Fix the number of sequences at once.")
+@click.option("--max-num-batched-tokens", type=int, help="Fix the tokens of one step.")
+@click.option("--gpu-memory-utilization", type=float, help="Fix vLLM's share of the memory.")
+@click.option("--vllm-version", default=DEFAULT_VERSION, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--explain", is_flag=True, help="Say where every figure comes from.")
+@_exits
+def plan_command(
+    *,
+    model: str,
+    gpu: str,
+    tp: int,
+    memory: float | None,
+    cache_format: str,
+    vllm_version: str,
+    as_json: bool,
+    explain: bool,
+    **numbers: Any,
+) -> None:
+    """Plan MODEL: a folder, a config.json, or organisation/name."""
+    memory_bytes = None if memory is None else round(memory * GIB)
+    accelerator = Accelerator.find(gpu, count=tp, memory_bytes=memory_bytes)
+    workload, limits = _workload(numbers), _limits(numbers)
+    shape = find_shape(model)
+    made = plan(
+        shape,
+        accelerator,
+        workload=workload,
+        limits=limits,
+        cache_format=cache_format,
+        engine_version=vllm_version,
+    )
+    command = ["vllm", "serve", model, *made.vllm_flags()]
+    _show(shape, made, command, as_json=as_json, explain=explain)
+
+
+def _workload(numbers: dict[str, Any]) -> Workload | None:
+    """The workload, if any of it is given."""
+    names = ("prompt_tokens", "output_tokens", "concurrency")
+    given = {name: numbers[name] for name in names if numbers[name] is not None}
+    return Workload(**given) if given else None
+
+
+def _limits(numbers: dict[str, Any]) -> Limits:
+    utilization = numbers["gpu_memory_utilization"]
+    return Limits(
+        max_model_tokens=numbers["max_model_len"],
+        max_sequences=numbers["max_num_seqs"],
+        max_batched_tokens=numbers["max_num_batched_tokens"],
+        utilization_percent=None if utilization is None else round(100 * utilization),
+    )
+
+
+def _show(
+    shape: ModelShape, made: Plan, command: list[str], *, as_json: bool, explain: bool
+) -> None:
+    if as_json:
+        report = {"shape": shape.to_dict(), "plan": made.to_dict(), "command": command}
+        click.echo(json.dumps(report, indent=2))
+        return
+    from rich.console import Console  # noqa: PLC0415
+
+    from kvarn.planner.report import print_plan  # noqa: PLC0415
+
+    print_plan(Console(), shape, made, shlex.join(command), explain=explain)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def gpus(*, as_json: bool) -> None:
+    """List the GPUs that are known, with the memory that vLLM finds on them."""
+    if as_json:
+        listing = [
+            {"product": gpu.product, "memoryBytes": gpu.memory_bytes} for gpu in known_gpus()
+        ]
+        click.echo(json.dumps(listing, indent=2))
+        return
+    from rich.console import Console  # noqa: PLC0415
+
+    from kvarn.planner.report import print_gpus  # noqa: PLC0415
+
+    print_gpus(Console(), known_gpus())
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """Print the completion script of SHELL: `eval "$(kvarn completion bash)"`."""
+    from click.shell_completion import get_completion_class  # noqa: PLC0415
+
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise click.UsageError(f"click completes no {shell}")
+    click.echo(kind(main, {}, "kvarn", "_KVARN_COMPLETE").source())

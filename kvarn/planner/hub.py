@@ -1,0 +1,115 @@
+"""The model's shape from a hub: its config, and the headers of its weights, never the weights.
+
+`huggingface_hub` does the work, so HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE mean what they
+mean elsewhere. It is no dependency of the planner: serving images have it.
+"""
+
+import socket
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from kvarn.planner.config_file import load_config
+from kvarn.planner.errors import ShapeError
+from kvarn.planner.hf_config import computing_dtype, shape_from_config
+from kvarn.planner.safetensors import folder_weight_bytes, held_bytes
+
+if TYPE_CHECKING:
+    from kvarn.planner.shape import ModelShape
+
+CONNECT_SECONDS = 5
+
+
+def hub_shape(repository: str, revision: str | None = None) -> "ModelShape":
+    """The shape of `org/name` on the hub, or in the hub's cache on this machine.
+
+    Raises:
+        ShapeError: the hub or the model cannot be reached, or cannot be planned for.
+    """
+    path = _config_path(repository, revision)
+    config = load_config(path)
+    dtype = computing_dtype(config)
+    measured = folder_weight_bytes(path.parent, dtype)
+    if measured is None:
+        measured = _remote_weight_bytes(repository, revision, dtype)
+    return shape_from_config(config, weight_bytes=measured)
+
+
+def _config_path(repository: str, revision: str | None) -> Path:
+    """The model's config in the local cache, fetched if need be."""
+    try:
+        from huggingface_hub import constants, errors, hf_hub_download  # noqa: PLC0415
+    except ImportError as error:
+        raise ShapeError(
+            "HubUnreachable",
+            f"{repository} is no folder here, and huggingface_hub is not installed; install it, or"
+            " give a folder or a config.json.",
+        ) from error
+    try:
+        cached = not _reachable(constants.ENDPOINT)
+        return Path(
+            hf_hub_download(repository, "config.json", revision=revision, local_files_only=cached)
+        )
+    except (OSError, errors.EntryNotFoundError, errors.HFValidationError) as error:
+        raise _explained(error, repository, revision) from error
+
+
+def _reachable(endpoint: str) -> bool:
+    """Whether a connection opens; unasked behind a proxy.
+
+    `huggingface_hub` retries for half a minute before it says that there is no network.
+    """
+    if getproxies():
+        return True
+    parts = urlsplit(endpoint)
+    port = parts.port or (80 if parts.scheme == "http" else 443)
+    try:
+        with socket.create_connection((parts.hostname or "", port), timeout=CONNECT_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def _explained(error: Exception, repository: str, revision: str | None) -> ShapeError:
+    """What `huggingface_hub` raised, as one sentence with the remedy."""
+    from huggingface_hub import constants, errors  # noqa: PLC0415
+
+    hub = constants.ENDPOINT
+    match error:
+        case errors.HFValidationError():
+            reason, message = "UnknownModel", "is no model's name; write it as organisation/name"
+        case errors.RevisionNotFoundError():
+            reason = "UnknownModel"
+            message = f"has no revision {revision}; check its branches and tags"
+        case errors.RepositoryNotFoundError():
+            reason = "UnknownModel"
+            message = (
+                f"is not on {hub}, or not for this token; check the name, accept the model's"
+                " terms, or set HF_TOKEN"
+            )
+        case errors.RemoteEntryNotFoundError():
+            reason, message = "UnreadableConfig", "has no config.json; use a model that has one"
+        case _:
+            reason = "HubUnreachable"
+            message = (
+                f"is not in the local cache, and {hub} does not answer; give a folder or a"
+                " config.json, or set HF_ENDPOINT"
+            )
+    return ShapeError(reason, f"{repository} {message}.")
+
+
+def _remote_weight_bytes(repository: str, revision: str | None, dtype: str) -> int | None:
+    """Bytes of the weights by ranged reads of their headers; None where that cannot be done."""
+    from huggingface_hub import errors, get_safetensors_metadata  # noqa: PLC0415
+
+    try:
+        metadata = get_safetensors_metadata(repository, revision=revision)
+    except (OSError, errors.NotASafetensorsRepoError, errors.SafetensorsParsingError):
+        return None
+    headers: list[dict[str, Any]] = [
+        {name: asdict(tensor) for name, tensor in file.tensors.items()}
+        for file in metadata.files_metadata.values()
+    ]
+    return held_bytes(headers, dtype)

@@ -1,1 +1,10 @@
 """The operator of ``KVarNDeployment`` resources: observe, plan, render, apply, scale, status."""
+
+GROUP = "serving.kvarn.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "KVarNDeployment"
+PLURAL = "kvarndeployments"
+FIELD_MANAGER = "kvarn-operator"
+FINALIZER = f"{GROUP}/finalizer"
+OWNER_LABEL = f"{GROUP}/deployment"

@@ -1,0 +1,254 @@
+"""The conditions of a resource, each a pure function of what is known.
+
+``Ready`` sums up: True once the present spec is rolled out and serves, Unknown while it is being
+rolled out, False when nothing serves or a person has to act; ``Stalled`` is there only in that last
+case. With ``observedGeneration`` in each, ``kubectl wait`` and kstatus need no further help.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from kvarn_operator.api import KVarNDeployment
+from kvarn_operator.api.status import Condition
+from kvarn_operator.autoscale import Decision
+from kvarn_operator.observe import TEMPLATE_HASH, Failure, Manifest, Observed, Pod
+from kvarn_operator.planning import MEMORY_REASONS, Outcome, Planned, Unplanned
+
+GIB = 1 << 30
+LONGEST_MESSAGE = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What a pass has found and done.
+
+    Attributes:
+        outcome: the plan or why there is none.
+        observed: the children.
+        decision: the autoscaler's, if it owns the size.
+        desired: the size that is wanted; None while there is no Deployment.
+        refused: the API server's words, if it refused a child.
+    """
+
+    target: KVarNDeployment
+    outcome: Outcome
+    observed: Observed
+    decision: Decision | None = None
+    desired: int | None = None
+    refused: str = ""
+
+    @property
+    def deployment(self) -> Manifest:
+        """The Deployment; empty while there is none."""
+        return self.observed.objects.get(("Deployment", self.target.metadata.name), {})
+
+    @property
+    def template_hash(self) -> str:
+        """What pods of the present template carry."""
+        metadata = self.deployment.get("spec", {}).get("template", {}).get("metadata", {})
+        return str((metadata.get("annotations") or {}).get(TEMPLATE_HASH, ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A condition without its bookkeeping."""
+
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """How far the Deployment has come.
+
+    Attributes:
+        complete: whether all pods are of the present template.
+        failed: the Deployment's words if it gave up.
+    """
+
+    wanted: int = 0
+    ready: int = 0
+    complete: bool = False
+    failed: str = ""
+    blocked: str = ""
+
+    @classmethod
+    def read(cls, deployment: Manifest) -> "Rollout":
+        """The roll-out of a Deployment; an empty one has not begun."""
+        if not deployment:
+            return cls()
+        status = deployment.get("status") or {}
+        conditions = {c["type"]: c for c in status.get("conditions") or ()}
+        progress = conditions.get("Progressing", {})
+        gave_up = progress.get("reason") == "ProgressDeadlineExceeded"
+        seen = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
+        replicas = status.get("replicas", 0)
+        return cls(
+            wanted=deployment["spec"].get("replicas", 1),
+            ready=status.get("readyReplicas", 0),
+            complete=seen
+            and progress.get("reason") == "NewReplicaSetAvailable"
+            and status.get("updatedReplicas", 0) == replicas,
+            failed=progress.get("message", "the roll-out took too long") if gave_up else "",
+            blocked=_message(conditions.get("ReplicaFailure", {})),
+        )
+
+
+def _message(condition: Mapping[str, str]) -> str:
+    return condition.get("message", "") if condition.get("status") == "True" else ""
+
+
+def verdicts(scene: Scene) -> Iterator[tuple[str, Verdict]]:
+    """All conditions, in the order in which they are read."""
+    rollout = Rollout.read(scene.deployment)
+    yield "Ready", _ready(scene, rollout)
+    yield "Planned", _planned(scene.outcome)
+    yield "MemoryFits", _memory_fits(scene)
+    yield "Progressing", _progressing(scene, rollout)
+    yield "Degraded", _degraded(scene, rollout)
+    yield "ScalingActive", _scaling(scene)
+    if stalled := _stalled(scene, rollout):
+        yield "Stalled", stalled
+
+
+def merge(
+    old: Iterable[Condition], new: Iterable[tuple[str, Verdict]], *, generation: int, now: datetime
+) -> list[Condition]:
+    """`new` verdicts as conditions; one whose status is as before keeps its time."""
+    before = {condition.type: condition for condition in old}
+    return [
+        Condition(
+            type=kind,
+            status=verdict.status,
+            reason=verdict.reason,
+            message=verdict.message[:LONGEST_MESSAGE],
+            last_transition_time=_since(before.get(kind), verdict, now),
+            observed_generation=generation,
+        )
+        for kind, verdict in new
+    ]
+
+
+def timestamp(now: datetime) -> str:
+    """`now` as Kubernetes writes it."""
+    return now.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _since(before: Condition | None, verdict: Verdict, now: datetime) -> str:
+    if before is not None and before.status == verdict.status:
+        return before.last_transition_time
+    return timestamp(now)
+
+
+def _ready(scene: Scene, rollout: Rollout) -> Verdict:
+    if stalled := _stalled(scene, rollout):
+        return Verdict("False", stalled.reason, stalled.message)
+    if isinstance(scene.outcome, Unplanned):
+        status: Literal["False", "Unknown"] = "Unknown" if rollout.ready else "False"
+        return Verdict(status, scene.outcome.reason, scene.outcome.message)
+    if rollout.wanted == 0 and scene.deployment:
+        return Verdict("False", "ScaledToZero", "The size is 0: nothing serves.")
+    if not rollout.ready:
+        return Verdict("False", "Starting", "No replica is ready yet.")
+    if not rollout.complete:
+        return Verdict("Unknown", "RollingOut", "Replicas of the last spec are being replaced.")
+    return Verdict("True", "Serving", "The present spec is rolled out and serves.")
+
+
+def _planned(outcome: Outcome) -> Verdict:
+    if isinstance(outcome, Planned):
+        return Verdict("True", "Planned", outcome.plan.reason)
+    return Verdict("Unknown" if outcome.waiting else "False", outcome.reason, outcome.message)
+
+
+def _memory_fits(scene: Scene) -> Verdict:
+    """By plan, unless a server of this plan has found otherwise."""
+    outcome = scene.outcome
+    if isinstance(outcome, Unplanned):
+        status: Literal["False", "Unknown"] = "False" if outcome.is_about_memory else "Unknown"
+        return Verdict(status, outcome.reason, outcome.message)
+    for pod, failure in failures(scene):
+        if failure.reason in MEMORY_REASONS or failure.reason == "OOMKilled":
+            return Verdict("False", failure.reason, _words(pod, failure))
+    plan = outcome.plan
+    total, left = plan.line("total"), plan.line("left")
+    return Verdict(
+        "True",
+        "Fits",
+        f"{(total - left) / GIB:.2f} of {total / GIB:.2f} GiB on {outcome.accelerator} are planned,"
+        f" {plan.cache_bytes / GIB:.2f} GiB of them for a cache of {plan.cache_tokens} tokens.",
+    )
+
+
+def _progressing(scene: Scene, rollout: Rollout) -> Verdict:
+    if stalled := _stalled(scene, rollout):
+        return Verdict("False", stalled.reason, "Nothing moves until a person acts.")
+    if isinstance(scene.outcome, Unplanned):
+        return Verdict("True", scene.outcome.reason, scene.outcome.message)
+    if not rollout.complete:
+        waits = next((pod.unschedulable for pod in scene.observed.servers if pod.unschedulable), "")
+        reason = "Unschedulable" if waits else "RollingOut"
+        return Verdict("True", reason, waits or "Replicas of the present spec are starting.")
+    if rollout.ready < rollout.wanted:
+        return Verdict("True", "Scaling", f"The size is going to {rollout.wanted}.")
+    return Verdict("False", "Settled", "Everything is as it should be.")
+
+
+def _degraded(scene: Scene, rollout: Rollout) -> Verdict:
+    for pod, failure in failures(scene):
+        return Verdict("True", failure.reason, _words(pod, failure))
+    for pod in scene.observed.servers:
+        if pod.waiting in _STUCK:
+            return Verdict("True", pod.waiting, f"{pod.name} waits: {_STUCK[pod.waiting]}.")
+    if rollout.blocked:
+        return Verdict("True", "PodsRefused", rollout.blocked)
+    return Verdict("False", "NoFailures", "No replica fails.")
+
+
+_STUCK = {
+    "ImagePullBackOff": "its image cannot be pulled; correct engine.image",
+    "ErrImagePull": "its image cannot be pulled; correct engine.image",
+    "ErrImageNeverPull": "its image is not on the node; load it there",
+    "InvalidImageName": "the name of its image is wrong; correct engine.image",
+    "CreateContainerConfigError": "a Secret or ConfigMap that it refers to is missing",
+    "CreateContainerError": "its container cannot be created; see the pod's events",
+}
+
+
+def failures(scene: Scene) -> Iterator[tuple[Pod, Failure]]:
+    """Servers of the present template that ended badly and have not come back."""
+    for pod in scene.observed.servers:
+        if pod.failure is not None and pod.template_hash == scene.template_hash:
+            yield pod, pod.failure
+
+
+def _words(pod: Pod, failure: Failure) -> str:
+    numbers = ", ".join(f"{name} {value}" for name, value in failure.numbers.items())
+    again = f" Restarts: {pod.restarts}." if pod.restarts else ""
+    return f"{pod.name}: {failure.message}{f' ({numbers})' if numbers else ''}{again}"
+
+
+def _scaling(scene: Scene) -> Verdict:
+    if scene.decision is not None:
+        status: Literal["True", "False"] = "True" if scene.decision.active else "False"
+        return Verdict(status, scene.decision.reason, scene.decision.message)
+    rules = scene.target.spec.autoscaling
+    if rules is None or rules.mode == "none":
+        return Verdict("False", "Disabled", "The size is whatever spec.replicas says.")
+    return Verdict("False", "NotPlanned", "The size stays until there is a plan.")
+
+
+def _stalled(scene: Scene, rollout: Rollout) -> Verdict | None:
+    """What a person has to act on; None if it may still come right by itself."""
+    outcome = scene.outcome
+    if isinstance(outcome, Unplanned) and not outcome.waiting:
+        return Verdict("True", outcome.reason, outcome.message)
+    if scene.refused:
+        return Verdict("True", "ChildRefused", scene.refused)
+    if rollout.failed:
+        said = next((_words(pod, failure) for pod, failure in failures(scene)), rollout.failed)
+        return Verdict("True", "RolloutFailed", said)
+    return None

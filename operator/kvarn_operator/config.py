@@ -1,0 +1,43 @@
+"""Settings of the operator itself, from its environment."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What an administrator decides once, for all resources."""
+
+    serving_image: str = "localhost/kvarn-serving:dev"
+    """Image of servers on GPUs, where a resource names none; ``KVARN_SERVING_IMAGE``."""
+    serving_cpu_image: str = "localhost/kvarn-serving-cpu:dev"
+    """Image of servers on the CPU, where a resource names none; ``KVARN_SERVING_CPU_IMAGE``."""
+    hub_endpoint: str = ""
+    """Mirror of the hub, handed on to the pods; ``HF_ENDPOINT``."""
+    poll_seconds: float = 5.0
+    """How often the pods' metrics are read; ``KVARN_POLL_SECONDS``."""
+    metrics_port: int = 8000
+    """Where servers answer ``/metrics``; other than 8000 only in tests."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """The settings, with the defaults above for what is unset.
+
+        Raises:
+            ValueError: ``KVARN_POLL_SECONDS`` is no positive number.
+        """
+        poll = environment.get("KVARN_POLL_SECONDS", "5")
+        try:
+            seconds = float(poll)
+        except ValueError:
+            seconds = 0.0
+        if not 0.1 <= seconds <= 3600:
+            raise ValueError(f"KVARN_POLL_SECONDS is {poll!r}: give 0.1 to 3600.")
+        return cls(
+            serving_image=environment.get("KVARN_SERVING_IMAGE", cls.serving_image),
+            serving_cpu_image=environment.get("KVARN_SERVING_CPU_IMAGE", cls.serving_cpu_image),
+            hub_endpoint=environment.get("HF_ENDPOINT", ""),
+            poll_seconds=seconds,
+        )

@@ -1,0 +1,239 @@
+"""Where kopf calls in: one daemon for each resource, woken by the resource and by its children.
+
+Events carry no meaning here. They say only that a look is worth while; what is then done depends on
+what is seen. There are no create, update or delete handlers: they miss drift, and a crash between
+two of them leaves half a change.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import aiohttp
+import kopf
+
+from kvarn_operator import API_VERSION, FINALIZER, GROUP, OWNER_LABEL, PLURAL, VERSION, metrics
+from kvarn_operator.cluster import Cluster, ClusterError
+from kvarn_operator.config import Config
+from kvarn_operator.observe import Manifest, Observed, Pod, trim
+from kvarn_operator.reconcile import Memory, Reconciler
+from kvarn_operator.scrape import Scraper
+from kvarn_operator.status import Happening
+
+Key = tuple[str, str]
+"""Namespace and name of a resource."""
+
+RESOURCE = (GROUP, VERSION, PLURAL)
+PODS = ("", "v1", "pods")
+CHILDREN = {
+    ("apps", "v1", "deployments"): "Deployment",
+    ("", "v1", "services"): "Service",
+    ("policy", "v1", "poddisruptionbudgets"): "PodDisruptionBudget",
+    ("batch", "v1", "jobs"): "Job",
+}
+OURS = {OWNER_LABEL: kopf.PRESENT}
+OVERDUE_SECONDS = 120.0
+"""A pass makes a dozen requests of at most half a minute; one that takes this long is stuck."""
+LONGEST_RETRY_SECONDS = 60.0
+CRD_POLL_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class Board:
+    """What the daemons and those who wake them share.
+
+    Attributes:
+        wakes: by resource that is looked after, set when it is worth a look.
+        began: when the pass that runs now began, by a monotonic clock.
+    """
+
+    wakes: dict[Key, asyncio.Event] = field(default_factory=dict)
+    began: dict[Key, float] = field(default_factory=dict)
+
+    def wake(self, namespace: str | None, name: str) -> None:
+        """Say that a resource is worth a look; one that nobody looks after is no error."""
+        if wake := self.wakes.get((namespace or "", name)):
+            wake.set()
+
+    def oldest_seconds(self) -> float:
+        """How long the oldest of the passes that run now has been running."""
+        now = time.monotonic()
+        return now - min(self.began.values(), default=now)
+
+
+def register(registry: kopf.OperatorRegistry, config: Config) -> None:
+    """Put the operator's handlers into `registry`."""
+    board = Board()
+    _register_life(registry, board, config)
+    _register_children(registry, board)
+
+    @kopf.on.event(*RESOURCE, registry=registry)
+    async def wake(namespace: str | None, name: str, **_: Any) -> None:
+        board.wake(namespace, name)
+
+    @kopf.daemon(*RESOURCE, registry=registry, backoff=1.0, cancellation_timeout=5.0)
+    async def drive(
+        body: kopf.Body, memo: Any, stopped: kopf.DaemonStopped, logger: kopf.Logger, **views: Any
+    ) -> None:
+        driver = Driver(board=board, reconciler=memo.reconciler, body=body, views=views)
+        await driver.run(stopped, logger)
+
+
+def _register_life(registry: kopf.OperatorRegistry, board: Board, config: Config) -> None:
+    @kopf.on.startup(registry=registry)
+    async def start(
+        settings: kopf.OperatorSettings, memo: Any, logger: kopf.Logger, **_: Any
+    ) -> None:
+        configure(settings)
+        memo.connections = AsyncExitStack()
+        cluster = await memo.connections.enter_async_context(Cluster.connect())
+        session = await memo.connections.enter_async_context(aiohttp.ClientSession())
+        await _wait_for_crd(cluster, logger)
+        memo.reconciler = Reconciler(
+            api=cluster,
+            metrics=Scraper(session, port=config.metrics_port),
+            config=config,
+            clock=lambda: datetime.now(UTC),
+        )
+
+    @kopf.on.cleanup(registry=registry)
+    async def stop(memo: Any, **_: Any) -> None:
+        await memo.connections.aclose()
+
+    @kopf.on.login(registry=registry)
+    async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+    @kopf.on.probe(registry=registry, id="oldest_pass_seconds")
+    async def probe(**_: Any) -> int:
+        oldest = board.oldest_seconds()
+        if oldest > OVERDUE_SECONDS:
+            raise kopf.PermanentError(f"A pass has been running for {oldest:.0f} seconds.")
+        return round(oldest)
+
+
+def _register_children(registry: kopf.OperatorRegistry, board: Board) -> None:
+    """Index the children, and wake their resource when one changes."""
+
+    async def wake(namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
+        board.wake(namespace, labels[OWNER_LABEL])
+
+    for (group, version, plural), kind in CHILDREN.items():
+        api_version = f"{group}/{version}".lstrip("/")
+        index = kopf.index(group, version, plural, labels=OURS, registry=registry, id=plural)
+        index(_indexer(partial(trim, kind=kind, api_version=api_version)))
+        kopf.on.event(group, version, plural, labels=OURS, registry=registry)(wake)
+    kopf.index(*PODS, labels=OURS, registry=registry, id="pods")(_indexer(Pod.read))
+    kopf.on.event(*PODS, labels=OURS, registry=registry)(wake)
+
+
+def _indexer(read: Callable[[Manifest], Any]) -> Any:
+    """An index handler that keeps what `read` makes of a child, by the child's resource."""
+
+    async def children(
+        body: kopf.Body, namespace: str | None, labels: Mapping[str, str], **_: Any
+    ) -> dict[Key, Any]:
+        return {(namespace or "", labels[OWNER_LABEL]): read(dict(body))}
+
+    return children
+
+
+def configure(settings: kopf.OperatorSettings) -> None:
+    """What differs from kopf's defaults, and why."""
+    settings.persistence.finalizer = FINALIZER
+    settings.posting.reporting_component = "kvarn-operator"
+    settings.posting.event_name_prefix = "kvarn-"
+    # A watch stream that died silently must not last.
+    settings.watching.server_timeout = 300
+    settings.watching.connect_timeout = 30
+    settings.networking.request_timeout = 30
+    # Namespaces and CRDs need not be watched: fewer permissions, less memory.
+    settings.scanning.disabled = True
+    # The handlers' own filters work on this side of the wire, these on the other.
+    for resource in (*CHILDREN, PODS):
+        settings.watching.label_selectors[resource] = OWNER_LABEL
+
+
+async def _wait_for_crd(cluster: Cluster, logger: kopf.Logger) -> None:
+    """Kopf sees only resources that are served when it starts."""
+    while not await cluster.serves_resource():
+        logger.warning(f"{API_VERSION} is not served: apply the folder crds/.")  # noqa: G004
+        await asyncio.sleep(CRD_POLL_SECONDS)
+
+
+@dataclass(slots=True, kw_only=True)
+class Driver:
+    """The loop around the passes of one resource.
+
+    Attributes:
+        body: the resource, a view that is always up to date.
+        views: kopf's arguments, the indices among them.
+    """
+
+    board: Board
+    reconciler: Reconciler
+    body: kopf.Body
+    views: Mapping[str, Any]
+    memory: Memory = field(default_factory=Memory)
+    failures: int = 0
+
+    @property
+    def key(self) -> Key:
+        """Namespace and name."""
+        return self.body["metadata"]["namespace"], self.body["metadata"]["name"]
+
+    async def run(self, stopped: kopf.DaemonStopped, logger: kopf.Logger) -> None:
+        """Look at the resource again and again, until it goes or the operator ends."""
+        wake = self.board.wakes.setdefault(self.key, asyncio.Event())
+        try:
+            while not stopped:
+                wake.clear()
+                seconds = await self._look(logger)
+                await _rest(seconds, wake=wake, stopped=stopped)
+        finally:
+            self.board.wakes.pop(self.key, None)
+            metrics.forget(*self.key)
+
+    async def _look(self, logger: kopf.Logger) -> float:
+        """One pass, timed and counted; seconds until the next."""
+        self.board.began[self.key] = time.monotonic()
+        try:
+            with metrics.PASS_SECONDS.time():
+                seconds = await self.reconciler.reconcile(
+                    dict(self.body), self._observed(), self.memory, tell=self._tell
+                )
+        except ClusterError as error:
+            metrics.PASSES.labels("error").inc()
+            self.failures += 1
+            seconds = min(2.0**self.failures, LONGEST_RETRY_SECONDS)
+            logger.warning(f"The pass failed and is tried again in {seconds:.0f} s: {error}")  # noqa: G004
+        else:
+            metrics.PASSES.labels("ok").inc()
+            self.failures = 0
+        finally:
+            del self.board.began[self.key]
+        return seconds
+
+    def _observed(self) -> Observed:
+        objects = (o for _, _, plural in CHILDREN for o in self.views[plural].get(self.key, ()))
+        return Observed.of(objects, self.views["pods"].get(self.key, ()))
+
+    def _tell(self, happening: Happening) -> None:
+        kopf.event(
+            self.body, type=happening.type, reason=happening.reason, message=happening.message
+        )
+
+
+async def _rest(seconds: float, *, wake: asyncio.Event, stopped: kopf.DaemonStopped) -> None:
+    """Wait until something happens, `seconds` have passed, or the daemon is to end."""
+    waits = [asyncio.ensure_future(wake.wait()), asyncio.ensure_future(stopped.wait())]
+    try:
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

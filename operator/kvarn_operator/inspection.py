@@ -1,0 +1,185 @@
+"""The inspection of a model: a short Job in the serving image that prints the model's shape."""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from kvarn.planner import ModelShape, ShapeError
+from kvarn_operator.api import KVarNDeployment
+from kvarn_operator.api.status import InspectedModel, InspectionFailure
+from kvarn_operator.config import Config
+from kvarn_operator.observe import INSPECTION, Failure, Manifest, Observed, Pod, digest
+from kvarn_operator.pods import (
+    container_security,
+    hub_environment,
+    image,
+    labels,
+    metadata,
+    mounts,
+    node_selector,
+    pod_security,
+    tolerations,
+    volumes,
+)
+from kvarn_operator.source import Source
+
+DEADLINE_SECONDS = 600
+KEEP_SECONDS = 300
+"""How long a finished Job stays, to be looked at; a failed one is tried again afterwards."""
+TERMINATION_LOG = "/dev/termination-log"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What is known of a model.
+
+    Attributes:
+        shape: its shape, once known.
+        record: what ``.status.model`` holds of it; None where the spec itself has the shape.
+        wants_job: whether a Job has to be started to learn more.
+    """
+
+    shape: ModelShape | None = None
+    record: InspectedModel | None = None
+    wants_job: bool = False
+
+
+def find(target: KVarNDeployment, observed: Observed, config: Config) -> Finding:
+    """The model's shape: from the spec, from the status, or from an inspection that has ended.
+
+    Raises:
+        ShapeError: the shape in the spec contradicts itself.
+    """
+    if stated := target.spec.model.shape:
+        return Finding(shape=ModelShape.from_dict(stated.model_dump(by_alias=True)))
+    key = _key(target, config)
+    kept = target.status.model
+    if kept is not None and kept.key == key and kept.shape:
+        # One that an older planner wrote and this one cannot read is found anew.
+        with suppress(ShapeError):
+            return Finding(shape=ModelShape.from_dict(kept.shape), record=kept)
+    record = _read(key, observed, job_name(target, config))
+    if record.shape:
+        return Finding(shape=ModelShape.from_dict(record.shape), record=record)
+    if record.failure is None and kept is not None and kept.key == key:
+        record = kept  # the words of the last failure stand until the next try has ended
+    started = ("Job", job_name(target, config)) in observed.objects
+    return Finding(record=record, wants_job=not started)
+
+
+def job_name(target: KVarNDeployment, config: Config) -> str:
+    """Name of the Job that inspects exactly this model."""
+    return f"{target.metadata.name}-inspect-{_key(target, config)[:8]}"
+
+
+def job(target: KVarNDeployment, config: Config) -> Manifest:
+    """The Job."""
+    spec = {
+        "backoffLimit": 1,
+        "activeDeadlineSeconds": DEADLINE_SECONDS,
+        "ttlSecondsAfterFinished": KEEP_SECONDS,
+        "template": {
+            "metadata": {"labels": labels(target, component=INSPECTION)},
+            "spec": _pod(target, config),
+        },
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata(target, name=job_name(target, config), component=INSPECTION),
+        "spec": spec,
+    }
+
+
+def _pod(target: KVarNDeployment, config: Config) -> Manifest:
+    source = Source.parse(target.spec.model.source)
+    revision = target.spec.model.revision
+    hub = f"hf://{source.place}" + (f"@{revision}" if revision else "")
+    container = {
+        "name": "inspect",
+        "image": image(target, config),
+        "imagePullPolicy": target.spec.engine.image_pull_policy,
+        "command": ["python3", "-m", "kvarn.planner.inspect"],
+        "args": [hub if source.kind == "hf" else source.model],
+        "env": [
+            {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the pod's own emptyDir
+            {"name": "KVARN_TERMINATION_MESSAGE_PATH", "value": TERMINATION_LOG},
+            *hub_environment(target, config),
+        ],
+        "resources": {
+            "requests": {"cpu": "100m", "memory": "128Mi"},
+            "limits": {"memory": "512Mi"},
+        },
+        "securityContext": container_security(),
+        "terminationMessagePath": TERMINATION_LOG,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": mounts(source),
+    }
+    placement = {
+        key: value
+        for key, value in (target.spec.pod_template or {}).get("spec", {}).items()
+        if key in {"imagePullSecrets", "nodeSelector", "serviceAccountName", "tolerations"}
+    }
+    return {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": pod_security(),
+        "nodeSelector": node_selector(target.spec.accelerator.product),
+        "tolerations": tolerations(target),
+        "volumes": volumes(target, source),
+        "containers": [container],
+        **placement,
+    }
+
+
+def _key(target: KVarNDeployment, config: Config) -> str:
+    model = target.spec.model
+    return digest([model.source, model.revision, image(target, config)])
+
+
+def _read(key: str, observed: Observed, job: str) -> InspectedModel:
+    for pod in observed.inspections(job):
+        if pod.output:
+            return _shape(key, pod.output)
+    if failure := _failure(observed, job):
+        return InspectedModel(
+            key=key, failure=InspectionFailure(reason=failure.reason, message=failure.message)
+        )
+    return InspectedModel(key=key)
+
+
+def _shape(key: str, output: str) -> InspectedModel:
+    try:
+        shape = json.loads(output)
+        ModelShape.from_dict(shape)
+    except (ValueError, TypeError) as error:
+        message = f"The inspection printed no shape ({error}): check that engine.image has kvarn."
+        return InspectedModel(
+            key=key, failure=InspectionFailure(reason="InspectionFailed", message=message[:1024])
+        )
+    return InspectedModel(key=key, shape=shape)
+
+
+def _failure(observed: Observed, job: str) -> Failure | None:
+    """Why the Job has failed for good; None while it may still end well."""
+    body = observed.objects.get(("Job", job), {})
+    ended = _condition(body, "Failed")
+    if ended is None:
+        return None
+    pods = observed.inspections(job)
+    said = next((pod.failure for pod in pods if pod.failure), None)
+    return said or Failure(reason="InspectionFailed", message=_why(pods, ended))
+
+
+def _why(pods: tuple[Pod, ...], ended: Mapping[str, Any]) -> str:
+    stuck = next((pod.waiting or pod.unschedulable for pod in pods), "")
+    why = stuck or ended.get("message") or "its Job failed"
+    return f"The model could not be inspected ({why}): correct model.source, or give model.shape."
+
+
+def _condition(body: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
+    conditions = (body.get("status") or {}).get("conditions") or ()
+    return next((c for c in conditions if c["type"] == kind and c["status"] == "True"), None)

@@ -1,0 +1,169 @@
+"""The seam to the planner: a resource's spec in, a plan or the reason why there is none out."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from kvarn import planner
+from kvarn_operator.api import KVarNDeployment
+from kvarn_operator.api.base import memory_bytes
+from kvarn_operator.api.spec import Spec
+from kvarn_operator.api.status import MemoryLine
+from kvarn_operator.api.status import Plan as PlanStatus
+
+MEMORY_REASONS = frozenset({"InsufficientMemory", "ContextTooLong", "OutOfMemory"})
+"""Reasons, of the planner and of the launcher, that say that memory is too small."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A plan that fits.
+
+    Attributes:
+        product: the nodes' ``nvidia.com/gpu.product`` that it is for; empty if any will do.
+    """
+
+    plan: planner.Plan
+    shape: planner.ModelShape
+    product: str = ""
+
+    @property
+    def accelerator(self) -> str:
+        """Name of what was planned for."""
+        return self.product or self.plan.accelerator.product
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unplanned:
+    """Why there is no plan.
+
+    Attributes:
+        reason: CamelCase, for a condition.
+        message: one sentence with the numbers and the remedy.
+        waiting: whether it will pass by itself.
+    """
+
+    reason: str
+    message: str
+    waiting: bool = False
+
+    @property
+    def is_about_memory(self) -> bool:
+        """Whether the reason is that memory is too small."""
+        return self.reason in MEMORY_REASONS
+
+
+Outcome = Planned | Unplanned
+
+
+def needs_product(spec: Spec) -> bool:
+    """Whether the plan depends on which GPUs the cluster has."""
+    accelerator = spec.accelerator
+    return (
+        accelerator.resource != "cpu" and accelerator.product is None and accelerator.memory is None
+    )
+
+
+def plan(target: KVarNDeployment, shape: planner.ModelShape, products: Collection[str]) -> Outcome:
+    """The plan for `target`.
+
+    Args:
+        target: the resource.
+        shape: the model's.
+        products: ``nvidia.com/gpu.product`` labels of the cluster's nodes, if `needs_product`.
+    """
+    spec = target.spec
+    try:
+        product = _product(target, products)
+        result = planner.plan(
+            shape,
+            _accelerator(spec, product),
+            workload=_workload(spec, shape),
+            limits=_limits(spec),
+            cache_format=spec.cache.format,
+        )
+    except planner.PlannerError as error:
+        return Unplanned(reason=error.reason, message=error.message)
+    return Planned(plan=result, shape=shape, product=product)
+
+
+def to_status(planned: Planned) -> PlanStatus:
+    """The plan as it stands in ``.status.plan``."""
+    plan = planned.plan
+    return PlanStatus(
+        format=plan.format,
+        reason=plan.reason,
+        accelerator=planned.accelerator,
+        memory=[MemoryLine(name=line.name, bytes=line.size_bytes) for line in plan.account],
+        cache_tokens=plan.cache_tokens,
+        max_tokens=plan.max_model_tokens,
+        max_sequences=plan.max_sequences,
+        max_batched_tokens=plan.max_batched_tokens,
+    )
+
+
+def cpu_memory_bytes(spec: Spec) -> int:
+    """Memory of a pod without accelerators: as stated, as limited, or the planner's default."""
+    stated = spec.accelerator.memory or spec.engine.resources.limits.get("memory")
+    return memory_bytes(stated) if stated else planner.Accelerator.cpu().memory_bytes
+
+
+def _product(target: KVarNDeployment, products: Collection[str]) -> str:
+    """The product that pods must land on; empty where none was asked for and memory is stated."""
+    spec = target.spec
+    if not needs_product(spec):
+        return spec.accelerator.product or ""
+    if "/mig-" in spec.accelerator.resource:
+        raise planner.AcceleratorError(
+            "UnknownAccelerator",
+            f"The memory of {spec.accelerator.resource} is not known: give accelerator.memory.",
+        )
+    # Nodes of another product must not unsettle what runs already.
+    planned = target.status.plan
+    if planned is not None and planned.accelerator in products:
+        return planned.accelerator
+    if len(products) != 1:
+        raise planner.AcceleratorError("UnknownAccelerator", _ask_for_product(products))
+    return next(iter(products))
+
+
+def _ask_for_product(products: Collection[str]) -> str:
+    if not products:
+        return (
+            "No node that can be seen has the label nvidia.com/gpu.product: give"
+            " accelerator.product or accelerator.memory, or accelerator.resource: cpu."
+        )
+    known = ", ".join(sorted(products))
+    return f"The cluster has several GPU products ({known}): give accelerator.product."
+
+
+def _accelerator(spec: Spec, product: str) -> planner.Accelerator:
+    accelerator = spec.accelerator
+    if accelerator.resource == "cpu":
+        return planner.Accelerator.cpu(memory_bytes=cpu_memory_bytes(spec))
+    memory = None if accelerator.memory is None else memory_bytes(accelerator.memory)
+    return planner.Accelerator.find(
+        product or accelerator.resource, count=accelerator.count, memory_bytes=memory
+    )
+
+
+def _workload(spec: Spec, shape: planner.ModelShape) -> planner.Workload | None:
+    if spec.workload is None:
+        return None
+    workload = planner.Workload(**spec.workload.model_dump(exclude_none=True))
+    if spec.workload.prompt_tokens or spec.workload.output_tokens:
+        return workload
+    longest = _limits(spec).max_model_tokens or shape.max_position_tokens
+    return workload.within(longest)
+
+
+def _limits(spec: Spec) -> planner.Limits:
+    return planner.Limits(
+        max_model_tokens=_fixed(spec.context.max_tokens),
+        max_sequences=_fixed(spec.batching.max_sequences),
+        max_batched_tokens=_fixed(spec.batching.max_batched_tokens),
+        utilization_percent=spec.accelerator.utilization_percent,
+    )
+
+
+def _fixed(value: int | str) -> int | None:
+    return value if isinstance(value, int) else None

@@ -1,0 +1,360 @@
+"""One pass: observe, plan, render, apply, scale, status. The only sequence there is.
+
+It does not know what woke it, may end anywhere and be run again, and writes nothing where nothing
+is to be done. What it remembers between passes saves requests; losing it loses nothing else.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from kvarn import planner
+from kvarn_operator import autoscale, inspection, metrics, planning, render, status
+from kvarn_operator.api import KVarNDeployment
+from kvarn_operator.api.status import InspectedModel, LastScale, Status
+from kvarn_operator.autoscale import Change, Decision, History
+from kvarn_operator.cluster import RefusedError
+from kvarn_operator.conditions import Scene, timestamp
+from kvarn_operator.config import Config
+from kvarn_operator.observe import Manifest, Observed, digest, essence
+from kvarn_operator.planning import Outcome, Planned, Unplanned
+from kvarn_operator.pressure import Fleet, Reading, fleet, record
+from kvarn_operator.scrape import Sample, ScrapeError
+from kvarn_operator.status import Happening
+
+RESYNC_SECONDS = 60.0
+"""Time to the next look where nothing is measured and nothing wakes the pass."""
+RETRY_SECONDS = 10.0
+
+
+class Api(Protocol):
+    """What a pass asks of the API server; see `kvarn_operator.cluster.Cluster`."""
+
+    async def get(self, kind: str, *, namespace: str, name: str) -> Manifest | None:
+        """An object; None if it is not there."""
+
+    async def apply(self, manifest: Manifest) -> Manifest:
+        """Server-side apply of a child."""
+
+    async def apply_status(self, *, identity: Mapping[str, str], status: Mapping[str, Any]) -> None:
+        """Server-side apply of the status."""
+
+    async def scale(self, *, namespace: str, name: str, replicas: int) -> None:
+        """Write the scale of a Deployment."""
+
+    async def annotate_pod(self, *, namespace: str, name: str, notes: Mapping[str, str]) -> None:
+        """Set annotations of a pod."""
+
+    async def gpu_products(self) -> frozenset[str]:
+        """GPU products of the cluster's nodes."""
+
+
+class Metrics(Protocol):
+    """What a pass asks of the pods; see `kvarn_operator.scrape.Scraper`."""
+
+    async def read(self, addresses: Iterable[str]) -> list[Sample | ScrapeError]:
+        """A sample for each address, or why there is none."""
+
+
+@dataclass(slots=True)
+class Memory:
+    """What is remembered of one resource between passes.
+
+    Attributes:
+        applied: by (kind, name), the digest of what was applied and of what came of it.
+        status: the last one written; the watch stream may lag behind it.
+        asked: when the metrics were read last.
+    """
+
+    applied: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    status: Status | None = None
+    readings: dict[str, Reading] = field(default_factory=dict)
+    asked: datetime | None = None
+    known: frozenset[str] = frozenset()
+    history: History | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconciler:
+    """A pass and what it works with.
+
+    Attributes:
+        clock: the time, in UTC.
+    """
+
+    api: Api
+    metrics: Metrics
+    config: Config
+    clock: Callable[[], datetime]
+
+    async def reconcile(
+        self,
+        body: Mapping[str, Any],
+        observed: Observed,
+        memory: Memory,
+        *,
+        tell: Callable[[Happening], None],
+    ) -> float:
+        """Bring the children and the status in line with the resource.
+
+        Args:
+            body: the resource as the watch stream last showed it.
+            observed: its children, likewise.
+            memory: from the pass before.
+            tell: publishes an event.
+
+        Returns:
+            Seconds until it should be looked at again, if nothing happens before.
+
+        Raises:
+            ClusterError: the API server did not do what was asked; nothing is lost by retrying.
+        """
+        target = KVarNDeployment.model_validate(body)
+        if memory.status is not None:
+            target = target.model_copy(update={"status": memory.status})
+        model, outcome = await self._plan(target, observed)
+        observed, refused = await self._apply(target, outcome, observed, memory)
+        scene = Scene(target=target, outcome=outcome, observed=observed, refused=refused)
+        servers = await self._measure(scene, memory)
+        scene, last_scale = await self._scale(scene, servers, memory, tell=tell)
+        await self._report(scene, servers, memory, model=model, last_scale=last_scale, tell=tell)
+        return self._next_look(scene)
+
+    async def _plan(
+        self, target: KVarNDeployment, observed: Observed
+    ) -> tuple[InspectedModel | None, Outcome]:
+        products: frozenset[str] = frozenset()
+        if planning.needs_product(target.spec):
+            products = await self.api.gpu_products()
+        try:
+            finding = inspection.find(target, observed, self.config)
+        except planner.ShapeError as error:
+            return None, Unplanned(reason=error.reason, message=error.message)
+        if finding.wants_job:
+            await self.api.apply(inspection.job(target, self.config))
+        if finding.shape is not None:
+            return finding.record, planning.plan(target, finding.shape, products)
+        return finding.record, _unread(finding.record)
+
+    async def _apply(
+        self, target: KVarNDeployment, outcome: Outcome, observed: Observed, memory: Memory
+    ) -> tuple[Observed, str]:
+        """Apply the children, or none without a plan; the children then, and why one is refused."""
+        if isinstance(outcome, Unplanned):
+            return observed, ""
+        objects = dict(observed.objects)
+        try:
+            for manifest in render.children(target, outcome, self.config):
+                key = (manifest["kind"], manifest["metadata"]["name"])
+                objects[key] = await self._apply_one(manifest, objects.get(key), memory)
+        except RefusedError as error:
+            return replace(observed, objects=objects), str(error)
+        return replace(observed, objects=objects), ""
+
+    async def _apply_one(
+        self, manifest: Manifest, live: Manifest | None, memory: Memory
+    ) -> Manifest:
+        kind, metadata = manifest["kind"], manifest["metadata"]
+        if live is None:
+            live = await self.api.get(kind, namespace=metadata["namespace"], name=metadata["name"])
+        if live is not None and not _same_owner(live, manifest):
+            raise RefusedError(409, _taken(manifest))
+        key, wanted = (kind, metadata["name"]), digest(manifest)
+        if live is not None and memory.applied.get(key) == (wanted, essence(live)):
+            return live
+        applied = await self.api.apply(manifest)
+        memory.applied[key] = (wanted, essence(applied))
+        return applied
+
+    async def _measure(self, scene: Scene, memory: Memory) -> Fleet:
+        """Read the ready pods' metrics, no more often than `poll_seconds`."""
+        now, ready = self.clock(), [pod for pod in scene.observed.servers if pod.ready and pod.ip]
+        names = frozenset(pod.name for pod in ready)
+        poll = timedelta(seconds=self.config.poll_seconds)
+        if memory.asked is None or now - memory.asked >= poll or not names <= memory.known:
+            answers = await self.metrics.read([pod.ip for pod in ready])
+            by_pod = dict(zip((pod.name for pod in ready), answers, strict=True))
+            memory.readings = record(memory.readings, by_pod, now=now)
+            memory.asked, memory.known = now, names
+            _count_failures(scene.target, answers)
+        planned = (
+            scene.outcome.plan if isinstance(scene.outcome, Planned) else scene.target.status.plan
+        )
+        if planned is None:
+            return Fleet()
+        rules = scene.target.spec.autoscaling
+        return fleet(
+            sorted(names),
+            memory.readings,
+            target=(rules.target_pressure_percent if rules else 85) / 100,
+            max_sequences=planned.max_sequences,
+            planned_tokens=planned.cache_tokens,
+            now=now,
+            poll_seconds=self.config.poll_seconds,
+        )
+
+    async def _scale(
+        self,
+        scene: Scene,
+        servers: Fleet,
+        memory: Memory,
+        *,
+        tell: Callable[[Happening], None],
+    ) -> tuple[Scene, LastScale | None]:
+        """Write the size, if it is ours to write and not what it should be."""
+        last = scene.target.status.last_scale
+        if not scene.deployment:
+            return scene, last
+        current = scene.deployment["spec"].get("replicas", 1)
+        if isinstance(scene.outcome, Unplanned) or scene.refused:
+            return replace(scene, desired=current), last
+        decision = self._decide(scene, servers, memory, current=current)
+        stated = scene.target.spec.replicas
+        wanted = decision.replicas if decision else current if stated is None else stated
+        if wanted == current or not await self._write_scale(scene, servers, current, wanted):
+            return replace(scene, decision=decision, desired=current), last
+        if decision:
+            last = _scaled(decision, current=current, now=self.clock())
+            memory.history = decision.history.changed(Change(self.clock(), wanted - current))
+            tell(_scaling_event(scene.target, last))
+        return replace(scene, decision=decision, desired=wanted), last
+
+    def _decide(
+        self, scene: Scene, servers: Fleet, memory: Memory, *, current: int
+    ) -> Decision | None:
+        rules = scene.target.spec.autoscaling
+        if rules is None or rules.mode == "none":
+            return None
+        history = memory.history or _remembered(scene.target.status.last_scale)
+        decision = autoscale.decide(
+            servers, current=current, rules=rules, history=history, now=self.clock()
+        )
+        memory.history = decision.history
+        return decision
+
+    async def _write_scale(self, scene: Scene, servers: Fleet, current: int, wanted: int) -> bool:
+        """Whether the size was written; not, if the stream was behind and `current` is past."""
+        namespace, name = scene.target.metadata.namespace, scene.target.metadata.name
+        live = await self.api.get("Deployment", namespace=namespace, name=name)
+        if live is None or live["spec"].get("replicas", 1) != current:
+            return False
+        if wanted < current:
+            await self._mark_victims(scene, servers)
+        await self.api.scale(namespace=namespace, name=name, replicas=wanted)
+        return True
+
+    async def _mark_victims(self, scene: Scene, servers: Fleet) -> None:
+        """Write what each pod has to lose, where it is not written already."""
+        written = {pod.name: pod.deletion_cost for pod in scene.observed.servers}
+        for pod, cost in autoscale.deletion_costs(servers).items():
+            if written.get(pod) != str(cost):
+                await self.api.annotate_pod(
+                    namespace=scene.target.metadata.namespace,
+                    name=pod,
+                    notes={"controller.kubernetes.io/pod-deletion-cost": str(cost)},
+                )
+
+    async def _report(
+        self,
+        scene: Scene,
+        servers: Fleet,
+        memory: Memory,
+        *,
+        model: InspectedModel | None,
+        last_scale: LastScale | None,
+        tell: Callable[[Happening], None],
+    ) -> None:
+        """Write the status if it differs from the last one, then publish what changed in it."""
+        target, old = scene.target, scene.target.status
+        new = status.build(
+            scene,
+            fleet=servers,
+            readings=_of_template(scene, memory.readings),
+            model=model,
+            last_scale=last_scale,
+            now=self.clock(),
+        )
+        _publish(target, servers, new)
+        if status.dump(new) != status.dump(old):
+            meta = target.metadata
+            identity = {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid}
+            await self.api.apply_status(identity=identity, status=status.dump(new))
+            for happening in status.happenings(old.conditions, new.conditions):
+                tell(happening)
+        memory.status = new
+
+    def _next_look(self, scene: Scene) -> float:
+        if scene.refused:
+            return RETRY_SECONDS
+        if any(pod.ready for pod in scene.observed.servers):
+            return self.config.poll_seconds
+        return RESYNC_SECONDS
+
+
+def _unread(record: InspectedModel | None) -> Unplanned:
+    if record is not None and record.failure is not None:
+        return Unplanned(reason=record.failure.reason, message=record.failure.message)
+    return Unplanned(
+        reason="Inspecting", message="A Job is reading the model's shape.", waiting=True
+    )
+
+
+def _same_owner(live: Manifest, manifest: Manifest) -> bool:
+    owners = live["metadata"].get("ownerReferences") or ()
+    return manifest["metadata"]["ownerReferences"][0]["uid"] in {o["uid"] for o in owners}
+
+
+def _taken(manifest: Manifest) -> str:
+    name = manifest["metadata"]["name"]
+    return (
+        f"A {manifest['kind']} named {name} exists and belongs to something else:"
+        " delete it, or give this resource another name."
+    )
+
+
+def _count_failures(target: KVarNDeployment, answers: Iterable[Sample | ScrapeError]) -> None:
+    failed = sum(isinstance(answer, ScrapeError) for answer in answers)
+    meta = target.metadata
+    metrics.SCRAPE_FAILURES.labels(meta.namespace, meta.name).inc(failed)
+
+
+def _remembered(last: LastScale | None) -> History:
+    """What a new process knows of the changes of size: the latest."""
+    if last is None:
+        return History()
+    at = datetime.fromisoformat(last.time)
+    return History(changes=(Change(at, last.to_replicas - last.from_replicas),))
+
+
+def _scaled(decision: Decision, *, current: int, now: datetime) -> LastScale:
+    return LastScale(
+        time=timestamp(now),
+        from_replicas=current,
+        to_replicas=decision.replicas,
+        reason=decision.reason,
+        message=decision.message,
+    )
+
+
+def _scaling_event(target: KVarNDeployment, last: LastScale) -> Happening:
+    up = last.to_replicas > last.from_replicas
+    meta = target.metadata
+    metrics.SCALINGS.labels(meta.namespace, meta.name, "up" if up else "down", last.reason).inc()
+    return Happening("Normal", "ScaledUp" if up else "ScaledDown", last.message)
+
+
+def _of_template(scene: Scene, readings: Mapping[str, Reading]) -> dict[str, Reading]:
+    """Readings of the servers that run the present template."""
+    present = scene.template_hash
+    names = {pod.name for pod in scene.observed.servers if pod.template_hash == present}
+    return {pod: reading for pod, reading in readings.items() if pod in names}
+
+
+def _publish(target: KVarNDeployment, servers: Fleet, new: Status) -> None:
+    labels = (target.metadata.namespace, target.metadata.name)
+    if servers.percent is not None:
+        metrics.PRESSURE.labels(*labels).set(servers.percent / 100)
+        metrics.DEMAND.labels(*labels).set(sum(s.demand_tokens for s in servers.servers))
+    if new.desired_replicas is not None:
+        metrics.DESIRED.labels(*labels).set(new.desired_replicas)

@@ -1,0 +1,139 @@
+"""The status of a resource, as a pure function of what a pass has found."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from kvarn_operator import conditions, planning
+from kvarn_operator.api.status import (
+    Condition,
+    InspectedModel,
+    LastScale,
+    Measured,
+    Plan,
+    Pressure,
+    PressureParts,
+    Status,
+)
+from kvarn_operator.conditions import Rollout, Scene
+from kvarn_operator.observe import SERVER
+from kvarn_operator.planning import Planned
+from kvarn_operator.pods import selector
+from kvarn_operator.pressure import Fleet, Parts, Reading, coarse
+from kvarn_operator.render import PORT
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """A change that is worth an Event."""
+
+    type: str
+    reason: str
+    message: str
+
+
+def build(
+    scene: Scene,
+    *,
+    fleet: Fleet,
+    readings: Mapping[str, Reading],
+    model: InspectedModel | None,
+    last_scale: LastScale | None,
+    now: datetime,
+) -> Status:
+    """The status that `scene` amounts to.
+
+    Args:
+        scene: what was found and done.
+        fleet: the ready servers.
+        readings: metrics of the servers that run the present template.
+        model: what is known of the model.
+        last_scale: the latest change of size.
+        now: the time, for conditions that change.
+    """
+    target = scene.target
+    old, meta = target.status, target.metadata
+    rollout = Rollout.read(scene.deployment)
+    plan = planning.to_status(scene.outcome) if isinstance(scene.outcome, Planned) else old.plan
+    pods = selector(target, component=SERVER)
+    return Status(
+        conditions=conditions.merge(
+            old.conditions, conditions.verdicts(scene), generation=meta.generation, now=now
+        ),
+        observed_generation=meta.generation,
+        model=model,
+        plan=plan,
+        measured=measured(plan, readings) or (old.measured if plan == old.plan else None),
+        pressure=pressure(fleet),
+        replicas=(scene.deployment.get("status") or {}).get("replicas", 0),
+        ready_replicas=rollout.ready,
+        desired_replicas=scene.desired,
+        selector=",".join(f"{name}={value}" for name, value in sorted(pods.items())),
+        url=f"http://{meta.name}.{meta.namespace}.svc:{PORT}",
+        last_scale=last_scale,
+    )
+
+
+def dump(status: Status) -> dict[str, Any]:
+    """The status as JSON; what is not known is left out."""
+    return status.model_dump(by_alias=True, exclude_none=True)
+
+
+def measured(plan: Plan | None, readings: Mapping[str, Reading]) -> Measured | None:
+    """What the servers report of their caches; None while none has."""
+    samples = [reading.sample for reading in readings.values() if reading.sample.cache_tokens]
+    if plan is None or not samples:
+        return None
+    least = min(samples, key=lambda sample: sample.cache_tokens)
+    return Measured(
+        cache_tokens=least.cache_tokens,
+        cache_bytes=least.cache_bytes or None,
+        error_permille=round(1000 * (least.cache_tokens - plan.cache_tokens) / plan.cache_tokens),
+        replicas=len(samples),
+    )
+
+
+def pressure(fleet: Fleet) -> Pressure | None:
+    """The pressure in coarse steps; None without a fresh server."""
+    fullest = fleet.fullest
+    if fullest is None or fleet.percent is None:
+        return None
+    return Pressure(
+        percent=coarse(fleet.percent),
+        limited_by=fullest.parts.limited_by,
+        parts=_parts(fullest.parts),
+        fresh_replicas=len(fleet.servers) + fleet.asleep,
+        stale_replicas=len(fleet.stale),
+    )
+
+
+def happenings(old: Iterable[Condition], new: Iterable[Condition]) -> list[Happening]:
+    """The conditions that changed in status or reason, `Progressing` and the size aside."""
+    before = {condition.type: (condition.status, condition.reason) for condition in old}
+    changed = (c for c in new if before.get(c.type) != (c.status, c.reason))
+    return [
+        Happening(_severity(c), c.reason, f"{c.type} is {c.status}: {c.message}")
+        for c in changed
+        if c.type in _NOTABLE
+    ]
+
+
+_NOTABLE = ("Ready", "Planned", "MemoryFits", "Degraded")
+_GOOD = {"Ready": "True", "Planned": "True", "MemoryFits": "True", "Degraded": "False"}
+
+
+def _severity(condition: Condition) -> str:
+    bad = condition.status != "Unknown" and condition.status != _GOOD[condition.type]
+    starting = condition.reason in {"Starting", "Inspecting", "ScaledToZero"}
+    return "Warning" if bad and not starting else "Normal"
+
+
+def _parts(parts: Parts) -> PressureParts:
+    return PressureParts(
+        cache=coarse(100 * parts.cache),
+        running=coarse(100 * parts.running),
+        waiting=coarse(100 * parts.waiting),
+        preemptions=coarse(100 * parts.preemptions),
+        rejections=coarse(100 * parts.rejections),
+    )

@@ -1,0 +1,67 @@
+"""What is read of a pod."""
+
+import json
+from typing import Any
+
+from kvarn_operator.observe import Pod, essence
+from tests.operator_logic.builders import pod
+
+
+def ended(message: str = "", *, code: int = 1, reason: str = "Error") -> list[dict[str, Any]]:
+    terminated = {"exitCode": code, "reason": reason, "message": message}
+    return [
+        {
+            "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+            "restartCount": 2,
+            "lastState": {"terminated": terminated},
+        }
+    ]
+
+
+def test_the_launchers_words_say_why_a_start_failed() -> None:
+    words = {"reason": "InsufficientMemory", "message": "No room.", "numbers": {"needBytes": 7}}
+
+    read = Pod.read(pod(ready=False, containerStatuses=ended(json.dumps(words))))
+
+    assert read.failure is not None
+    assert (read.failure.reason, read.failure.message) == ("InsufficientMemory", "No room.")
+    assert read.failure.numbers == {"needBytes": 7}
+    assert read.restarts == 2
+
+
+def test_the_kubelets_word_stands_where_the_launcher_left_none() -> None:
+    statuses = ended("Killed", code=137, reason="OOMKilled")
+
+    read = Pod.read(pod(ready=False, containerStatuses=statuses))
+
+    assert read.failure is not None
+    assert read.failure.reason == "OOMKilled"
+    assert "137" in read.failure.message
+
+
+def test_a_pod_that_is_ready_again_has_no_failure() -> None:
+    assert Pod.read(pod(ready=True, containerStatuses=ended())).failure is None
+
+
+def test_a_container_that_ended_well_leaves_its_output() -> None:
+    statuses = [{"state": {"terminated": {"exitCode": 0, "message": "{}"}}}]
+
+    assert Pod.read(pod(ready=False, containerStatuses=statuses)).output == "{}"
+
+
+def test_a_pod_without_a_status_is_read_too() -> None:
+    bare = {"metadata": {"name": "new"}}
+
+    assert Pod.read(bare) == Pod(name="new", component="")
+
+
+def test_replicas_and_status_are_not_part_of_a_childs_essence() -> None:
+    child = {"metadata": {"labels": {"a": "1"}}, "spec": {"replicas": 1, "x": 1}}
+    scaled = {
+        "metadata": {"labels": {"a": "1"}, "resourceVersion": "9"},
+        "spec": {"replicas": 9, "x": 1},
+        "status": {"replicas": 9},
+    }
+
+    assert essence(child) == essence(scaled)
+    assert essence(child) != essence({**child, "spec": {"x": 2}})

@@ -1,0 +1,95 @@
+"""From the spec to a plan, or to the reason why there is none."""
+
+from typing import get_args
+
+from kvarn.planner import FORMATS, ModelShape
+from kvarn_operator import planning
+from kvarn_operator.api.spec import Format, Shape
+from kvarn_operator.api.status import Plan
+from kvarn_operator.planning import Planned, Unplanned
+from tests.operator_logic.builders import QWEN3_8B, gpu_target, planned, target
+
+SHAPE = ModelShape.from_dict(QWEN3_8B)
+H100, H200 = "NVIDIA-H100-80GB-HBM3", "NVIDIA-H200"
+
+
+def without_product(**accelerator: object) -> planning.KVarNDeployment:
+    return gpu_target(accelerator=accelerator)
+
+
+def test_the_api_offers_exactly_the_planners_formats() -> None:
+    assert set(get_args(Format)) == {"auto", *FORMATS}
+
+
+def test_the_api_has_exactly_the_planners_shape() -> None:
+    given = Shape.model_validate(QWEN3_8B).model_dump(by_alias=True)
+
+    assert ModelShape.from_dict(given) == SHAPE
+
+
+def test_fixed_limits_stand_in_the_plan() -> None:
+    spec = {"context": {"maxTokens": 1024}, "batching": {"maxSequences": 3}}
+
+    plan = planned(target(**spec, workload={"concurrency": 2})).plan
+
+    assert (plan.max_model_tokens, plan.max_sequences) == (1024, 3)
+
+
+def test_the_memory_of_a_cpu_pod_is_its_limit() -> None:
+    limits = {"resources": {"limits": {"memory": "3Gi"}}}
+
+    assert (
+        planned(target(accelerator={"resource": "cpu"}, engine=limits)).plan.line("total")
+        == 3 << 30
+    )
+
+
+def test_the_one_product_of_the_cluster_needs_no_mention() -> None:
+    outcome = planning.plan(without_product(), SHAPE, {H100})
+
+    assert isinstance(outcome, Planned)
+    assert outcome.product == H100
+
+
+def test_several_products_ask_for_a_choice() -> None:
+    outcome = planning.plan(without_product(), SHAPE, {H100, H200})
+
+    assert isinstance(outcome, Unplanned)
+    assert H100 in outcome.message
+    assert "give accelerator.product" in outcome.message
+
+
+def test_nodes_of_another_product_do_not_unsettle_a_plan() -> None:
+    first = planning.plan(without_product(), SHAPE, {H100})
+    assert isinstance(first, Planned)
+    status = without_product().status.model_copy(update={"plan": planning.to_status(first)})
+    again = without_product().model_copy(update={"status": status})
+
+    outcome = planning.plan(again, SHAPE, {H100, H200})
+
+    assert isinstance(outcome, Planned)
+    assert outcome.product == H100
+
+
+def test_a_slice_of_a_gpu_asks_for_its_memory() -> None:
+    outcome = planning.plan(without_product(resource="nvidia.com/mig-3g.40gb"), SHAPE, {H100})
+
+    assert isinstance(outcome, Unplanned)
+    assert "give accelerator.memory" in outcome.message
+
+
+def test_what_does_not_fit_says_so_with_numbers() -> None:
+    outcome = planning.plan(gpu_target(accelerator={"product": "Tesla-T4"}), SHAPE, ())
+
+    assert isinstance(outcome, Unplanned)
+    assert outcome.is_about_memory
+    assert "GiB" in outcome.message
+
+
+def test_the_status_has_the_account_line_by_line() -> None:
+    status = planning.to_status(planned(gpu_target()))
+
+    lines = {line.name: line.bytes for line in status.memory}
+    assert lines["weights"] == SHAPE.weight_bytes
+    assert sum(lines.values()) == 2 * lines["total"]
+    assert Plan.model_validate(status.model_dump(by_alias=True)) == status

@@ -70,8 +70,8 @@ class Accelerator:
 
 
 def known_gpus() -> tuple[Accelerator, ...]:
-    """Every GPU of the table, largest memory first."""
-    return tuple(sorted(_GPUS.values(), key=lambda gpu: (-gpu.memory_bytes, gpu.product)))
+    """Every GPU of the table, in its order: data centre, workstation, consumer."""
+    return tuple(_GPUS.values())
 
 
 def _match(name: str) -> Accelerator | None:

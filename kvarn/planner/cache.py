@@ -13,9 +13,10 @@ Source: `get_kv_cache_groups`, `_get_packed_kv_cache_groups`, `_get_kv_cache_byt
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
+from kvarn.format.layout import tail_bytes
 from kvarn.planner.accelerators import Accelerator
 from kvarn.planner.formats import CacheFormat
 from kvarn.planner.shape import ModelShape
@@ -111,44 +112,49 @@ def cache_layout(
 ) -> CacheLayout:
     """How vLLM lays the cache of one device out."""
     kv_heads = kv_heads_per_device(shape, accelerator)
-    page_bytes = cache_format.page_bytes(shape, kv_heads=kv_heads, on_cpu=accelerator.is_cpu)
     block_tokens = cache_format.block_tokens(on_cpu=accelerator.is_cpu)
-    if tail_page_bytes := cache_format.tail_page_bytes(shape, kv_heads=kv_heads):
-        return _packed(shape.layers, page_bytes, tail_page_bytes, block_tokens)
-    return _equal_pages(shape, page_bytes, block_tokens)
-
-
-def _packed(layers: int, page_bytes: int, tail_page_bytes: int, block_tokens: int) -> CacheLayout:
-    """Tiles in one group; tails in as many groups as keep them within the tiles' block."""
-    block_bytes = max(layers * page_bytes, tail_page_bytes)
-    tail_groups = ceil_div(layers, block_bytes // tail_page_bytes)
-    tiles = Layers(reach=Reach.ALL, count=layers, page_bytes=page_bytes, block_tokens=block_tokens)
-    tails = Layers(
-        reach=Reach.OPEN_TILE,
-        count=ceil_div(layers, tail_groups),
-        page_bytes=tail_page_bytes,
+    page_bytes = block_tokens * kv_heads * cache_format.token_bytes(shape)
+    full = Layers(
+        reach=Reach.ALL,
+        count=shape.full_layers,
+        page_bytes=page_bytes,
         block_tokens=block_tokens,
     )
-    return CacheLayout((tiles, *[tails] * tail_groups), block_bytes)
+    sliding = replace(
+        full,
+        reach=Reach.WINDOW,
+        count=shape.sliding_layers,
+        window_tokens=shape.sliding_window_tokens,
+    )
+    if not cache_format.tiled:
+        return _equal_pages([kind for kind in (full, sliding) if kind.count])
+    raw_bytes = tail_bytes(
+        kv_heads=kv_heads, head_dim=shape.head_dim, element_bytes=shape.dtype_bytes
+    )
+    tails = replace(full, reach=Reach.OPEN_TILE, page_bytes=raw_bytes)
+    return _packed(full, tails, replace(sliding, page_bytes=raw_bytes))
 
 
-def _equal_pages(shape: ModelShape, page_bytes: int, block_tokens: int) -> CacheLayout:
+def _packed(tiles: Layers, *states: Layers) -> CacheLayout:
+    """Tiles in one group; tails and windows in as many as keep them within the tiles' block.
+
+    A window's page holds 128 tokens in the model's precision, as a tail's does.
+    """
+    block_bytes = max(tiles.count * tiles.page_bytes, *(kind.page_bytes for kind in states))
+    groups = [tiles]
+    for kind in states:
+        parts = ceil_div(kind.count, block_bytes // kind.page_bytes)
+        groups += [replace(kind, count=ceil_div(kind.count, parts))] * parts if parts else []
+    return CacheLayout(tuple(groups), block_bytes)
+
+
+def _equal_pages(kinds: Sequence[Layers]) -> CacheLayout:
     """Layers of one page size, split by reach into groups of equal length."""
-    kinds = [(Reach.ALL, shape.full_layers), (Reach.WINDOW, shape.sliding_layers)]
-    present = [(reach, count) for reach, count in kinds if count]
-    length = _group_length([count for _, count in present])
+    length = _group_length([kind.count for kind in kinds])
     groups = [
-        Layers(
-            reach=reach,
-            count=length,
-            page_bytes=page_bytes,
-            block_tokens=block_tokens,
-            window_tokens=shape.sliding_window_tokens,
-        )
-        for reach, count in present
-        for _ in range(ceil_div(count, length))
+        replace(kind, count=length) for kind in kinds for _ in range(ceil_div(kind.count, length))
     ]
-    return CacheLayout(tuple(groups), length * page_bytes)
+    return CacheLayout(tuple(groups), length * kinds[0].page_bytes)
 
 
 def _group_length(counts: Sequence[int]) -> int:

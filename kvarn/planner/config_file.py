@@ -60,6 +60,22 @@ class ConfigView:
             )
         return default
 
+    def number(self, key: str, *, default: float) -> float:
+        """The number under `key`.
+
+        Raises:
+            ShapeError: the value is no positive number.
+        """
+        value = self._config.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, int | float) or value <= 0:
+            raise ShapeError(
+                "InvalidConfig",
+                f"{key} in the model's config is {value!r}; a positive number belongs there.",
+            )
+        return float(value)
+
     def flag(self, key: str, *, default: bool = False) -> bool:
         """Whether `key` is set and true."""
         value = self._config.get(key)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kvarn.format.layout import FORMATS as TILE_FORMATS
-from kvarn.format.layout import HEAD_DIMS, TILE_TOKENS, TileLayout, tail_bytes
+from kvarn.format.layout import HEAD_DIMS, TILE_TOKENS, TileLayout
 from kvarn.planner.shape import ModelShape
 
 GPU_BLOCK_TOKENS = 16
@@ -36,18 +36,6 @@ class CacheFormat:
             return TILE_TOKENS
         return CPU_BLOCK_TOKENS if on_cpu else GPU_BLOCK_TOKENS
 
-    def page_bytes(self, shape: ModelShape, *, kv_heads: int, on_cpu: bool) -> int:
-        """Bytes of one block in one layer, for the KV heads of one device."""
-        return self.block_tokens(on_cpu=on_cpu) * kv_heads * self.token_bytes(shape)
-
-    def tail_page_bytes(self, shape: ModelShape, *, kv_heads: int) -> int:
-        """Bytes of one sequence's open tile in one layer; 0 for a format without tiles."""
-        if not self.tiled:
-            return 0
-        return tail_bytes(
-            kv_heads=kv_heads, head_dim=shape.head_dim, element_bytes=shape.dtype_bytes
-        )
-
 
 def _plain(name: str, kv_cache_dtype: str, element_bytes: int | None) -> CacheFormat:
     return CacheFormat(
@@ -76,8 +64,8 @@ def _refuse_fp8(_shape: ModelShape, on_cpu: bool) -> str:
 def _refuse_tiles(shape: ModelShape, _on_cpu: bool) -> str:
     if shape.head_dim not in HEAD_DIMS:
         return f"no tile for head dimension {shape.head_dim}"
-    if shape.sliding_layers:
-        return f"{shape.sliding_layers} of {shape.layers} layers use a sliding window"
+    if not shape.full_layers:
+        return "every layer has a sliding window"
     if shape.attention_traits:
         return f"attention with {' and '.join(shape.attention_traits)}"
     return ""

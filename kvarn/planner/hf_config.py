@@ -148,7 +148,7 @@ def _position_tokens(view: ConfigView) -> int:
     rope = ConfigView(view.mapping("rope_scaling", "rope_parameters"))
     if rope.word("rope_type", "type") in PRESCALED_ROPES:
         return tokens
-    return int(tokens * float(rope.word("factor") or 1))
+    return int(tokens * rope.number("factor", default=1.0))
 
 
 def _sliding(view: ConfigView, family: Family, layers: int) -> dict[str, int]:

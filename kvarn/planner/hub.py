@@ -5,16 +5,15 @@ mean elsewhere. It is no dependency of the planner: serving images have it.
 """
 
 import socket
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from kvarn.planner.config_file import load_config
 from kvarn.planner.errors import ShapeError
 from kvarn.planner.hf_config import computing_dtype, shape_from_config
-from kvarn.planner.safetensors import folder_weight_bytes, held_bytes
+from kvarn.planner.safetensors import Tensor, folder_weight_bytes, held_bytes
 
 if TYPE_CHECKING:
     from kvarn.planner.shape import ModelShape
@@ -108,8 +107,9 @@ def _remote_weight_bytes(repository: str, revision: str | None, dtype: str) -> i
         metadata = get_safetensors_metadata(repository, revision=revision)
     except (OSError, errors.NotASafetensorsRepoError, errors.SafetensorsParsingError):
         return None
-    headers: list[dict[str, Any]] = [
-        {name: asdict(tensor) for name, tensor in file.tensors.items()}
+    tensors = [
+        Tensor(tensor.dtype, tuple(tensor.shape), tuple(tensor.data_offsets))
         for file in metadata.files_metadata.values()
+        for tensor in file.tensors.values()
     ]
-    return held_bytes(headers, dtype)
+    return held_bytes(tensors, dtype)

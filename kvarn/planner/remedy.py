@@ -1,18 +1,20 @@
 """What to change where nothing fits: a shorter context, a larger device, more devices."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from kvarn.planner.accelerators import GIB, Accelerator, known_gpus
 from kvarn.planner.draft import Misfit, Problem
 
 COUNTS = (2, 4, 8)
+MORE = 1.05
+"""How many times the memory makes a device worth naming as a larger one."""
 
 
 def remedies(problem: Problem, misfit: Misfit, fits: Callable[[Problem], bool]) -> str:
-    """What would help, as a clause with `or`; `fits` says whether a changed problem has a plan."""
+    """What would help, as a clause; `fits` says whether a changed problem has a plan."""
     found = [*_shorter(misfit), *_larger(problem, fits), *_more(problem, fits)]
-    return " or ".join(found) or "use a smaller model"
+    return " or ".join(found or _both(problem, fits)) or "use a smaller model"
 
 
 def _shorter(misfit: Misfit) -> Iterator[str]:
@@ -20,36 +22,56 @@ def _shorter(misfit: Misfit) -> Iterator[str]:
         yield f"shorten the context to {misfit.longest_tokens:,} tokens"
 
 
-def _larger(problem: Problem, fits: Callable[[Problem], bool]) -> Iterator[str]:
+def _larger(problem: Problem, fits: Callable[[Problem], bool]) -> list[str]:
     """The smallest larger device that does."""
     device = problem.accelerator
     if device.is_cpu:
         sizes = [replace(device, memory_bytes=device.memory_bytes << step) for step in range(1, 8)]
     else:
-        sizes = [
-            replace(gpu, count=device.count)
-            for gpu in reversed(known_gpus())
-            if gpu.memory_bytes > device.memory_bytes
-        ]
-    for larger in sizes:
-        if fits(replace(problem, accelerator=larger)):
-            yield _name(larger)
-            return
+        sizes = [replace(gpu, count=device.count) for gpu in _larger_gpus(device)]
+    return _first(sizes, problem, fits)
 
 
-def _more(problem: Problem, fits: Callable[[Problem], bool]) -> Iterator[str]:
+def _more(problem: Problem, fits: Callable[[Problem], bool]) -> list[str]:
     """The fewest devices of the same kind that do."""
-    device, heads = problem.accelerator, problem.shape.attention_heads
-    for count in COUNTS:
-        if device.is_cpu or count <= device.count or heads % count:
-            continue
-        if fits(replace(problem, accelerator=replace(device, count=count))):
-            yield f"use {count} {device.product}"
-            return
+    return _first(_counts(problem, problem.accelerator), problem, fits)
+
+
+def _both(problem: Problem, fits: Callable[[Problem], bool]) -> list[str]:
+    """The fewest of the smallest larger devices that do."""
+    larger = _larger_gpus(problem.accelerator)
+    return _first([some for gpu in larger for some in _counts(problem, gpu)], problem, fits)
+
+
+def _first(
+    devices: Iterable[Accelerator], problem: Problem, fits: Callable[[Problem], bool]
+) -> list[str]:
+    for device in devices:
+        if fits(replace(problem, accelerator=device)):
+            return [_name(device)]
+    return []
+
+
+def _larger_gpus(device: Accelerator) -> list[Accelerator]:
+    """Known GPUs with clearly more memory and not much less bandwidth, the smallest first."""
+    larger = [
+        gpu
+        for gpu in known_gpus()
+        if gpu.memory_bytes > MORE * device.memory_bytes
+        and 2 * gpu.bandwidth_bytes >= device.bandwidth_bytes
+    ]
+    return sorted(larger, key=lambda gpu: gpu.memory_bytes)
+
+
+def _counts(problem: Problem, device: Accelerator) -> list[Accelerator]:
+    """More of `device` than the problem has, as the attention heads divide."""
+    fewest, heads = problem.accelerator.count, problem.shape.attention_heads
+    counts = [count for count in COUNTS if count > fewest and not heads % count]
+    return [] if device.is_cpu else [replace(device, count=count) for count in counts]
 
 
 def _name(device: Accelerator) -> str:
     if device.is_cpu:
         return f"give the container {device.memory_bytes / GIB:g} GiB of memory"
-    count = f"{device.count} " if device.count > 1 else ""
+    count = f"{device.count} of " if device.count > 1 else ""
     return f"use {count}{device.product}"

@@ -7,9 +7,10 @@ gives each tensor's `dtype`, `shape` and `data_offsets`.
 import json
 import struct
 from collections.abc import Iterable
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from kvarn.planner.config_file import load_config
 from kvarn.planner.errors import ShapeError
@@ -19,6 +20,21 @@ LONGEST_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 
 FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor's entry in a header.
+
+    Attributes:
+        dtype: safetensors' name of its type.
+        shape: its dimensions.
+        data_offsets: where its bytes begin and end.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, ...]
 
 
 def folder_weight_bytes(folder: Path, dtype: str) -> int | None:
@@ -40,47 +56,43 @@ def folder_weight_bytes(folder: Path, dtype: str) -> int | None:
             f"{len(absent)} of {len(paths)} weight files are missing, {absent[0].name} the first;"
             " fetch them.",
         )
-    return held_bytes(map(read_header, paths), dtype) if paths and not absent else None
+    if absent or not paths:
+        return None
+    return held_bytes((tensor for path in paths for tensor in read_header(path)), dtype)
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """The header of the file at `path`.
+def read_header(path: Path) -> list[Tensor]:
+    """The tensors in the file at `path`.
 
     Raises:
         ShapeError: the file is not a whole safetensors file.
     """
     try:
         with path.open("rb") as stream:
-            header = _header(stream)
-    except (OSError, TypeError, ValueError, struct.error) as error:
+            return _header(stream)
+    except (OSError, KeyError, TypeError, ValueError, struct.error) as error:
         raise ShapeError(
             "UnreadableWeights", f"{path} is no whole safetensors file ({error}); fetch it again."
         ) from error
-    return header
 
 
-def _header(stream: BinaryIO) -> dict[str, Any]:
+def _header(stream: BinaryIO) -> list[Tensor]:
     (length,) = struct.unpack("<Q", stream.read(8))
     if length > LONGEST_HEADER_BYTES:
         raise ValueError(f"its header claims {length} bytes")
-    header = json.loads(stream.read(length))
-    return dict(header)
-
-
-def held_bytes(headers: Iterable[dict[str, Any]], dtype: str) -> int:
-    """Bytes in memory of all tensors: plain weights take `dtype`, codes and scales their own.
-
-    vLLM casts floating-point weights to the type that it computes in. In a quantised checkpoint
-    (one with a tensor that is no float) scales keep theirs; they are few.
-    """
-    tensors = [
-        tensor for header in headers for name, tensor in header.items() if name != "__metadata__"
+    header = dict(json.loads(stream.read(length)))
+    header.pop("__metadata__", None)
+    return [
+        Tensor(entry["dtype"], tuple(entry["shape"]), tuple(entry["data_offsets"]))
+        for entry in header.values()
     ]
-    return sum(_tensor_bytes(tensor, DTYPE_BYTES[dtype]) for tensor in tensors)
 
 
-def _tensor_bytes(tensor: dict[str, Any], float_bytes: int) -> int:
-    if tensor["dtype"] in FLOATS:
-        return int(prod(tensor["shape"])) * float_bytes
-    begin, end = tensor["data_offsets"]
-    return int(end - begin)
+def held_bytes(tensors: Iterable[Tensor], dtype: str) -> int:
+    """Bytes in memory: vLLM casts floating-point numbers to `dtype`; codes stay as they are."""
+    return sum(
+        prod(tensor.shape) * DTYPE_BYTES[dtype]
+        if tensor.dtype in FLOATS
+        else tensor.data_offsets[1] - tensor.data_offsets[0]
+        for tensor in tensors
+    )

@@ -1,0 +1,63 @@
+"""Shapes, configs and strategies that the planner's tests share."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+
+from kvarn.planner import Accelerator, ModelShape, known_gpus, read_shape
+from kvarn.planner.accelerators import GIB
+
+CONFIGS = Path(__file__).parent.parent / "data/model-configs"
+
+
+def config_path(model: str) -> Path:
+    """The config of a real model."""
+    return CONFIGS / f"{model}.json"
+
+
+def real_config(model: str, **changes: Any) -> dict[str, Any]:
+    """A real model's config with some keys changed; None removes a key."""
+    config = json.loads(config_path(model).read_text()) | changes
+    return {key: value for key, value in config.items() if value is not None}
+
+
+def real_shape(model: str) -> ModelShape:
+    """A real model's shape."""
+    return read_shape(config_path(model))
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> ModelShape:
+    """Dense models from toys to giants."""
+    kv_heads = draw(st.sampled_from([1, 2, 4, 8, 16, 32]))
+    heads = kv_heads * draw(st.sampled_from([1, 2, 4, 8]))
+    head_dim = draw(st.sampled_from([64, 80, 96, 128, 256]))
+    layers = draw(st.integers(1, 128))
+    return ModelShape(
+        architecture="LlamaForCausalLM",
+        layers=layers,
+        attention_heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        hidden_size=heads * head_dim,
+        intermediate_size=4 * heads * head_dim,
+        vocab_size=draw(st.integers(256, 262144)),
+        weight_bytes=draw(st.integers(1 << 20, 200 * GIB)),
+        dtype=draw(st.sampled_from(["bfloat16", "float16"])),
+        max_position_tokens=draw(st.sampled_from([512, 4096, 40960, 131072])),
+        sliding_window_tokens=1024,
+        sliding_layers=draw(st.integers(0, layers)),
+    )
+
+
+gpus = st.builds(
+    lambda gpu, count: Accelerator.find(gpu.product, count=count),
+    st.sampled_from(known_gpus()),
+    st.sampled_from([1, 2, 4, 8]),
+)
+cpus = st.builds(
+    lambda mebibytes: Accelerator.cpu(memory_bytes=mebibytes << 20), st.integers(64, 65536)
+)
+accelerators = st.one_of(gpus, cpus)

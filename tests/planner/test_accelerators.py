@@ -1,0 +1,88 @@
+"""GPUs by name, in the spellings of node labels and of people."""
+
+import pytest
+
+from kvarn.planner import Accelerator, AcceleratorError, known_gpus
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("name", "product"),
+    [
+        ("NVIDIA-H100-80GB-HBM3", "H100-80GB-HBM3"),
+        ("NVIDIA H100 80GB HBM3", "H100-80GB-HBM3"),
+        ("h100", "H100-80GB-HBM3"),
+        ("H100 SXM5", "H100-80GB-HBM3"),
+        ("NVIDIA-H100-PCIe", "H100-PCIe-80GB"),
+        ("NVIDIA-H100-NVL", "H100-NVL-94GB"),
+        ("NVIDIA-H200", "H200-141GB"),
+        ("NVIDIA-GH200-480GB", "GH200-480GB"),
+        ("NVIDIA-B200", "B200-180GB"),
+        ("NVIDIA-A100-SXM4-40GB", "A100-SXM4-40GB"),
+        ("NVIDIA-A100-80GB-PCIe", "A100-PCIE-80GB"),
+        ("A100 80 GB", "A100-SXM4-80GB"),
+        ("NVIDIA-A10", "A10-24GB"),
+        ("NVIDIA-A10G-SHARED", "A10G-24GB"),
+        ("NVIDIA-L4", "L4-24GB"),
+        ("NVIDIA-L40S", "L40S-48GB"),
+        ("Tesla-T4", "Tesla-T4-16GB"),
+        ("NVIDIA-GeForce-RTX-3090", "GeForce-RTX-3090-24GB"),
+        ("rtx 3090 ti", "GeForce-RTX-3090-Ti-24GB"),
+        ("RTX4090", "GeForce-RTX-4090-24GB"),
+        ("NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition", "RTX-PRO-6000-Blackwell-96GB"),
+        ("NVIDIA-RTX-A6000", "RTX-A6000-48GB"),
+        ("NVIDIA RTX 6000 Ada Generation", "RTX-6000-Ada-Generation-48GB"),
+    ],
+)
+def test_a_gpu_is_found_in_any_spelling(name: str, product: str) -> None:
+    assert Accelerator.find(name).product == product
+
+
+@pytest.mark.parametrize("gpu", known_gpus(), ids=lambda gpu: gpu.product)
+def test_every_gpu_is_found_by_its_own_name(gpu: Accelerator) -> None:
+    assert Accelerator.find(gpu.product) == gpu
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["H1000", "NVIDIA-GeForce-RTX-4090-Laptop-GPU", "RTX 3060 Ti", "4090-48GB", "NVIDIA", ""],
+)
+def test_an_unknown_gpu_is_never_taken_for_another(name: str) -> None:
+    with pytest.raises(AcceleratorError, match=r"No GPU is known as .*state its memory"):
+        Accelerator.find(name)
+
+
+def test_an_unknown_gpu_lists_near_names() -> None:
+    with pytest.raises(AcceleratorError, match="H100-80GB-HBM3"):
+        Accelerator.find("H101-80GB-HBM3")
+
+
+@pytest.mark.parametrize("name", ["A100", "GH200", "RTX 6000"])
+def test_a_name_of_several_sizes_asks_which(name: str) -> None:
+    with pytest.raises(AcceleratorError, match="say which"):
+        Accelerator.find(name)
+
+
+def test_a_mig_slice_asks_for_its_memory() -> None:
+    with pytest.raises(AcceleratorError, match="MIG profile; state its memory"):
+        Accelerator.find("NVIDIA-A100-SXM4-40GB-MIG-3g.20gb")
+
+
+def test_stated_memory_admits_any_gpu_and_overrides_the_table() -> None:
+    assert Accelerator.find("H1000", memory_bytes=7 * GIB).memory_bytes == 7 * GIB
+    assert Accelerator.find("H100", memory_bytes=7 * GIB).memory_bytes == 7 * GIB
+
+
+@pytest.mark.parametrize(
+    ("keywords", "words"),
+    [({"count": 0}, "count is 0"), ({"memory_bytes": -1}, "memory is -1 bytes")],
+)
+def test_impossible_devices_are_refused(keywords: dict[str, int], words: str) -> None:
+    with pytest.raises(AcceleratorError, match=words):
+        Accelerator.find("H100", **keywords)
+
+
+def test_a_model_is_not_split_over_the_cpu() -> None:
+    with pytest.raises(AcceleratorError, match="count is 2 on the CPU"):
+        Accelerator.find("cpu", count=2)

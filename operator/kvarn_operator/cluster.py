@@ -5,6 +5,7 @@ Paths are plain: discovery would cost memory and requests, and the kinds are kno
 """
 
 import json
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Self
@@ -66,7 +67,9 @@ class Cluster:
         try:
             config.load_incluster_config()  # type: ignore[no-untyped-call]
         except config.ConfigException:
-            await config.load_kube_config()  # type: ignore[no-untyped-call]
+            # The library read this variable when it was imported; it may be set by now.
+            file = os.environ.get("KUBECONFIG")
+            await config.load_kube_config(config_file=file)  # type: ignore[no-untyped-call]
         async with client.ApiClient() as api:
             yield cls(api)
 

@@ -38,8 +38,9 @@ class _OpenApi(GenerateJsonSchema):
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
         json_schema = super().default_schema(schema)
-        if isinstance(schema.get("default"), BaseModel):
-            json_schema["default"] = {}  # the API server fills in what is below
+        if isinstance(default := schema.get("default"), BaseModel):
+            # In full, as the API server tries the rules on it before it fills in what is below.
+            json_schema["default"] = default.model_dump(by_alias=True, exclude_none=True)
         elif json_schema.get("default", ...) in (None, "", []):
             json_schema.pop("default")
         return json_schema

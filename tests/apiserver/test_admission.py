@@ -1,0 +1,105 @@
+"""What the API server says to a resource at ``kubectl apply``."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.apiserver.world import KubectlError, World
+
+SAMPLES = sorted((Path(__file__).parents[2] / "manifests" / "samples").glob("*.yaml"))
+
+BAD = [
+    ({"model": {}}, "spec.model.source: Required value"),
+    ({"model": {"source": "s3://bucket/model"}}, "give hf://org/name, pvc://claim/path"),
+    ({"model": {"source": "host:///srv/../etc"}}, "source must not contain '..'"),
+    ({"model": {"source": "pvc://m/x", "revision": "v1"}}, "are for hf:// sources: remove them"),
+    ({"accelerator": {"resource": "cpu", "count": 2}}, "leave out product and count"),
+    ({"accelerator": {"count": 0}}, "should be greater than or equal to 1"),
+    ({"accelerator": {"memory": "lots"}}, "give a positive size such as 80Gi"),
+    ({"accelerator": {"memory": 0}}, "give a positive size such as 80Gi"),
+    ({"cache": {"format": "int2"}}, 'supported values: "auto", "bf16"'),
+    ({"context": {"maxTokens": "long"}}, "or auto"),
+    ({"context": {"maxTokens": 0}}, "give a whole number between 1 and"),
+    ({"batching": {"maxSequences": 64, "maxBatchedTokens": 32}}, "must be at least maxSequences"),
+    (
+        {
+            "workload": {"promptTokens": 4000, "outputTokens": 500},
+            "context": {"maxTokens": 4096},
+        },
+        "must fit context.maxTokens",
+    ),
+    ({"replicas": -1}, "should be greater than or equal to 0"),
+    ({"replicas": 2, "autoscaling": {"maxReplicas": 3}}, "replicas has one owner"),
+    ({"autoscaling": {"minReplicas": 4, "maxReplicas": 3}}, "must not be greater than maxReplicas"),
+    ({"autoscaling": {"mode": "builtin"}}, "maxReplicas is missing"),
+    ({"autoscaling": {"mode": "magic", "maxReplicas": 3}}, 'supported values: "builtin", "none"'),
+    (
+        {"autoscaling": {"maxReplicas": 3, "targetPressurePercent": 0}},
+        "should be greater than or equal to 10",
+    ),
+    (
+        {
+            "autoscaling": {
+                "maxReplicas": 3,
+                "behavior": {"scaleDown": {"stabilizationWindowSeconds": -1}},
+            }
+        },
+        "should be greater than or equal to 0",
+    ),
+    ({"drainSeconds": -5}, "should be greater than or equal to 0"),
+    ({"engine": {"args": ["--max-model-len=9"]}}, "these flags are planned"),
+]
+
+
+def with_spec(resource: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    return resource | {"spec": resource["spec"] | spec}
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
+async def test_samples_are_accepted(world: World, sample: Path) -> None:
+    await world.apply(yaml.safe_load(sample.read_text()), dry_run=True)
+
+
+@pytest.mark.parametrize(("spec", "says"), BAD, ids=lambda value: str(value)[:60])
+async def test_bad_input_is_refused_in_a_sentence(
+    world: World, resource: dict[str, Any], spec: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(KubectlError) as refusal:
+        await world.apply(with_spec(resource, spec), dry_run=True)
+
+    assert says in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["9lives", "a.b", "x" * 46])
+async def test_a_name_that_no_service_can_have_is_refused(
+    world: World, resource: dict[str, Any], name: str
+) -> None:
+    resource["metadata"]["name"] = name
+
+    with pytest.raises(KubectlError, match="it becomes the name of a Service"):
+        await world.apply(resource, dry_run=True)
+
+
+async def test_only_the_source_is_required(world: World, resource: dict[str, Any]) -> None:
+    resource["spec"] = {"model": {"source": "hf://Qwen/Qwen3-8B"}}
+
+    await world.apply(resource)
+
+    spec = (await world.get("kvd"))["spec"]
+    assert spec["cache"]["format"] == "auto"
+    assert spec["accelerator"] == {"count": 1, "resource": "nvidia.com/gpu"}
+    assert "replicas" not in spec
+
+
+async def test_kubectl_explains_fields_and_lists_columns(
+    world: World, resource: dict[str, Any]
+) -> None:
+    await world.apply(resource)
+
+    explained = await world.kubectl("explain", "kvd.spec.autoscaling.targetPressurePercent")
+    listed = await world.kubectl("get", "kvd")
+
+    assert "at which a replica counts as full" in explained
+    assert listed.split()[:4] == ["NAME", "READY", "REASON", "FORMAT"]

@@ -1,0 +1,163 @@
+"""The world that these tests look at: a real API server, seen through kubectl.
+
+There is no kubelet and there are no controllers, so `World` plays their part where a test needs it:
+it makes a Deployment's pods, and says that they are ready.
+"""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import kopf
+
+from kvarn_operator.config import Config
+from kvarn_operator.handlers import register
+
+T = TypeVar("T")
+PATIENCE_SECONDS = 20.0
+
+
+class KubectlError(Exception):
+    """What kubectl printed as it failed."""
+
+
+async def until(check: Callable[[], Awaitable[T]], *, say: str = "") -> T:
+    """The first true answer of `check`; fails after a while."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (answer := await check()):
+        assert time.monotonic() < deadline, say or f"{check} stayed {answer!r}"
+        await asyncio.sleep(0.1)
+    return answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """One namespace of the API server."""
+
+    command: tuple[str, ...]
+    namespace: str
+
+    async def kubectl(self, *arguments: str, stdin: str = "") -> str:
+        """What kubectl prints."""
+        process = await asyncio.create_subprocess_exec(
+            *self.command,
+            f"--namespace={self.namespace}",
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        output, errors = await process.communicate(stdin.encode())
+        if process.returncode:
+            raise KubectlError(errors.decode())
+        return output.decode()
+
+    async def apply(self, *documents: dict[str, Any], dry_run: bool = False) -> None:
+        """``kubectl apply`` as a user does it, in the server's eyes alone with `dry_run`."""
+        extra = ("--dry-run=server",) if dry_run else ()
+        for document in documents:
+            await self.kubectl("apply", "-f", "-", *extra, stdin=json.dumps(document))
+
+    async def get(self, kind: str, name: str = "demo") -> dict[str, Any]:
+        """An object; empty if it is not there."""
+        text = await self.kubectl(
+            "get", kind, name, "-o", "json", "--ignore-not-found", "--show-managed-fields"
+        )
+        found: dict[str, Any] = json.loads(text) if text.strip() else {}
+        return found
+
+    async def patch(
+        self, kind: str, change: dict[str, Any], *, name: str = "demo", subresource: str = ""
+    ) -> None:
+        """A merge patch by somebody else than the operator."""
+        extra = (f"--subresource={subresource}",) if subresource else ()
+        await self.kubectl("patch", kind, name, "--type=merge", "-p", json.dumps(change), *extra)
+
+    async def condition(self, kind: str, name: str = "demo") -> dict[str, Any]:
+        """A condition of the resource; empty if it has none such."""
+        conditions = (await self.get("kvd", name)).get("status", {}).get("conditions", [])
+        return next((c for c in conditions if c["type"] == kind), {})
+
+    async def until_condition(self, kind: str, status: str, *, reason: str = "") -> dict[str, Any]:
+        """A condition once it is so, for the present generation."""
+
+        async def holds() -> dict[str, Any]:
+            found = await self.condition(kind)
+            body = await self.get("kvd")
+            now = found.get("observedGeneration") == body["metadata"]["generation"]
+            same = found.get("status") == status and reason in (found.get("reason"), "")
+            return found if now and same else {}
+
+        return await until(
+            holds, say=f"{kind} did not become {status} {reason}: {await self.condition(kind)}"
+        )
+
+    async def until_deployed(self) -> dict[str, Any]:
+        """The Deployment once it is there."""
+        return await until(lambda: self.get("deployment"))
+
+    async def start_pod(self, name: str, ip: str, *, ready: bool = True, **status: Any) -> None:
+        """A pod of the Deployment, as its controller and the kubelet would make it."""
+        template = (await self.get("deployment"))["spec"]["template"]
+        metadata = {"name": name} | template["metadata"]
+        await self.apply(
+            {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
+        )
+        conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
+        change = {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": conditions}
+        await self.patch("pod", {"status": change | status}, name=name, subresource="status")
+
+    async def roll_out(self, *, ready: int = 1) -> None:
+        """The Deployment's status once its controller has rolled it out."""
+        generation = (await self.get("deployment"))["metadata"]["generation"]
+        progress = {"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable"}
+        status = {
+            "observedGeneration": generation,
+            "replicas": ready,
+            "updatedReplicas": ready,
+            "readyReplicas": ready,
+            "availableReplicas": ready,
+            "conditions": [progress],
+        }
+        await self.patch("deployment", {"status": status}, subresource="status")
+
+    async def versions(self) -> dict[str, str]:
+        """The resourceVersion of everything that the operator may write."""
+        kinds = "kvd,deployments,services,poddisruptionbudgets,jobs,pods"
+        found = json.loads(await self.kubectl("get", kinds, "-o", "json"))["items"]
+        return {
+            f"{item['kind']}/{item['metadata']['name']}": item["metadata"]["resourceVersion"]
+            for item in found
+        }
+
+
+@contextmanager
+def operator(namespace: str, config: Config) -> Iterator[None]:
+    """The operator, in a thread with a loop of its own, until the block ends.
+
+    As it ends, kopf cancels whatever else runs in its loop.
+    """
+    registry, ready, stop = kopf.OperatorRegistry(), threading.Event(), threading.Event()
+    register(registry, config)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(
+            kopf.run,
+            registry=registry,
+            namespaces=[namespace],
+            standalone=True,
+            ready_flag=ready,
+            stop_flag=stop,
+        )
+        running.add_done_callback(lambda _: ready.set())
+        ready.wait()
+        try:
+            yield
+        finally:
+            stop.set()
+            running.result()

@@ -11,7 +11,11 @@ from hack.cluster import containerd, host, layout, lifecycle
 from hack.cluster.layout import Layout
 from hack.progress import console
 
-PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}
+PASS_ON = {
+    "ignore_unknown_options": True,
+    "allow_interspersed_args": False,
+    "help_option_names": [],
+}
 
 
 @click.group()

@@ -16,6 +16,9 @@ PIP_CONFIGURATION = Path("/etc/pip.conf")
 INDEX_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_DEFAULT_INDEX")
 """Where the host says that packages come from, the build steps take them from there too."""
 
+NOISE = ("STEP", "Error: building at STEP", "subprocess exited", "exit status", "time=")
+"""How lines begin in which buildah tells of a failed step, but not why it failed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
@@ -94,16 +97,17 @@ def _arguments(image: Build) -> dict[str, str]:
 
 
 def _lines(command: Sequence[str], name: str, log: Path) -> Iterator[str]:
-    last: deque[str] = deque(maxlen=3)
+    last: deque[str] = deque(["no message"], maxlen=1)
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         assert process.stdout
         for line in process.stdout:
-            last.append(line.strip())
+            if not line.startswith(NOISE):
+                last.append(line.strip())
             yield line
     if process.returncode:
         raise Refusal(
-            f"Building {name} failed: {' / '.join(last)}. {log} has the whole of it; if packages "
-            "could not be fetched, set PIP_INDEX_URL to an index that this machine reaches."
+            f"Building {name} failed ({last[0]}): {log} says all; if packages could not be "
+            "fetched, set PIP_INDEX_URL to an index that this machine reaches."
         )

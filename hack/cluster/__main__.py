@@ -1,13 +1,19 @@
 """The command line: `python -m hack.cluster --help`."""
 
+import json
 import os
+import signal
+from contextlib import suppress
 from pathlib import Path
 
 import click
 
 from hack import cache
 from hack.cluster import build as programs
-from hack.cluster import containerd, host, layout, lifecycle
+from hack.cluster import containerd, host, layout, lifecycle, report
+from hack.cluster import fake_nodes as nodes
+from hack.cluster import status as cluster_status
+from hack.cluster.apiserver import api_server
 from hack.cluster.layout import Layout
 from hack.progress import console
 
@@ -57,6 +63,45 @@ def build(cluster: Layout) -> None:
     """Compile the cluster's programs, unless they are compiled already."""
     for program in vars(programs.programs(cluster.cache)).values():
         console.print(f"{program}  {program.stat().st_size / 1e6:.0f} MB")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_obj
+def status(cluster: Layout, *, as_json: bool) -> None:
+    """Tell what runs: components with their memory, nodes, versions, images."""
+    told = cluster_status.status(cluster)
+    if as_json:
+        click.echo(json.dumps(told.to_dict(), indent=1))
+    else:
+        report.show(told)
+
+
+@main.command()
+@click.argument("count", type=click.IntRange(min=0))
+@click.option("--gpus", default=8, show_default=True, help="GPUs of each node.")
+@click.option("--product", default="NVIDIA-H100-80GB-HBM3", show_default=True, help="Their kind.")
+@click.pass_obj
+def fake_nodes(cluster: Layout, count: int, gpus: int, product: str) -> None:
+    """Have COUNT simulated GPU nodes, 0 for none: pods become Ready there but run nowhere."""
+    nodes.set_nodes(cluster, count, nodes.Kind.of(product, gpus=gpus))
+
+
+@main.command()
+@click.option(
+    "--state",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for keys, data and logs.",
+)
+@click.option("--port", type=int, help="A free one by default.")
+def apiserver(state: Path, port: int | None) -> None:
+    """Run etcd and an API server alone, until interrupted; needs no root."""
+    state.mkdir(parents=True, exist_ok=True)
+    with api_server(state.absolute(), port=port) as kubeconfig:
+        console.print(f"export KUBECONFIG={kubeconfig}")
+        with suppress(KeyboardInterrupt):
+            signal.pause()
 
 
 @main.command()

@@ -59,7 +59,7 @@ class Programs:
 
 def kubernetes_version() -> str:
     """The Kubernetes version that `go.mod` names, for example `v1.37.2`."""
-    return _required(KUBE, "k8s.io/kubernetes")
+    return required(KUBE, "k8s.io/kubernetes")
 
 
 def programs(cache: Cache) -> Programs:
@@ -179,7 +179,9 @@ def _minimum_go(module: Module) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _required(module: Module, path: str) -> str:
-    found = re.search(rf"^\t{re.escape(path)} (v\S+)$", module.requirements, re.MULTILINE)
+def required(module: Module, path: str) -> str:
+    """The version of the Go module `path` that `module` requires."""
+    line = rf"^(?:\t|require ){re.escape(path)} (v\S+)$"
+    found = re.search(line, module.requirements, re.MULTILINE)
     assert found, f"{module.source}/go.mod does not require {path}"
     return found[1]

@@ -100,10 +100,15 @@ class Cluster:
         await self._write("PATCH", path, body=body, kind="status", content=APPLY)
 
     async def scale(self, *, namespace: str, name: str, replicas: int) -> None:
-        """Write the scale of a Deployment."""
+        """Apply the scale of a Deployment, so that ``managedFields`` shows whose it is."""
+        body = {
+            "apiVersion": "autoscaling/v1",
+            "kind": "Scale",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {"replicas": replicas},
+        }
         path = _path("Deployment", namespace, name) + "/scale"
-        body = {"spec": {"replicas": replicas}}
-        await self._write("PATCH", path, body=body, kind="scale", content=MERGE)
+        await self._write("PATCH", path, body=body, kind="scale", content=APPLY)
 
     async def annotate_pod(self, *, namespace: str, name: str, notes: Mapping[str, str]) -> None:
         """Set annotations of a pod; one that has gone meanwhile is no error."""

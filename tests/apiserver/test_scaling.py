@@ -115,6 +115,15 @@ async def test_kubectl_scale_writes_the_size_without_an_autoscaler(
     await until_size(scaled, 3)
 
 
+async def test_a_size_that_is_stated_is_kept(scaled: World, resource: Resource) -> None:
+    await serve(scaled, resource, replicas=2)
+    await until_size(scaled, 2)
+
+    await scaled.kubectl("scale", "deployment/demo", "--replicas=9")
+
+    await until_size(scaled, 2)
+
+
 async def test_kubectl_scale_is_told_when_an_autoscaler_owns_the_size(
     scaled: World, resource: Resource
 ) -> None:

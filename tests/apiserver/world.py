@@ -43,8 +43,8 @@ class World:
     command: tuple[str, ...]
     namespace: str
 
-    async def kubectl(self, *arguments: str, stdin: str = "") -> str:
-        """What kubectl prints."""
+    async def kubectl(self, *arguments: str, stdin: str = "", check: bool = True) -> str:
+        """What kubectl prints; in this namespace, unless the arguments name another."""
         process = await asyncio.create_subprocess_exec(
             *self.command,
             f"--namespace={self.namespace}",
@@ -54,7 +54,7 @@ class World:
             stderr=asyncio.subprocess.PIPE,
         )
         output, errors = await process.communicate(stdin.encode())
-        if process.returncode:
+        if check and process.returncode:
             raise KubectlError(errors.decode())
         return output.decode()
 
@@ -138,8 +138,8 @@ class World:
 
 
 @contextmanager
-def operator(namespace: str, config: Config) -> Iterator[None]:
-    """The operator, in a thread with a loop of its own, until the block ends.
+def operator(namespace: str | None, config: Config) -> Iterator[None]:
+    """The operator for one or all namespaces, in a thread of its own, until the block ends.
 
     As it ends, kopf cancels whatever else runs in its loop.
     """
@@ -149,7 +149,8 @@ def operator(namespace: str, config: Config) -> Iterator[None]:
         running = pool.submit(
             kopf.run,
             registry=registry,
-            namespaces=[namespace],
+            clusterwide=namespace is None,
+            namespaces=[namespace] if namespace else [],
             standalone=True,
             ready_flag=ready,
             stop_flag=stop,

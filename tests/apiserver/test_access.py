@@ -1,0 +1,87 @@
+"""The manifests' service account may do what the operator does, and nothing like taking over."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kvarn_operator.config import Config
+from tests.apiserver.vllm import Load, servers
+from tests.apiserver.world import World, operator, until
+
+SYSTEM = "--namespace=kvarn-system"
+BASE = Path(__file__).parents[2] / "manifests" / "base"
+
+
+@pytest.fixture
+async def as_operator(
+    world: World, kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Install the manifests, and let what starts from here on be their service account."""
+    await world.kubectl("apply", SYSTEM, "-k", str(BASE))
+    token = await world.kubectl("create", "token", "kvarn-operator", SYSTEM)
+    monkeypatch.setenv("KUBECONFIG", str(with_token(kubeconfig, token.strip(), tmp_path)))
+
+
+def with_token(kubeconfig: Path, token: str, folder: Path) -> Path:
+    """A copy of `kubeconfig` that knows nothing but `token`."""
+    document = yaml.safe_load(kubeconfig.read_text())
+    document["users"][0]["user"] = {"token": token}
+    path = folder / "kubeconfig"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+async def test_the_service_account_may_do_all_that_the_operator_does(
+    world: World, resource: dict[str, Any], config: Config, as_operator: None
+) -> None:
+    resource["spec"]["autoscaling"] = {
+        "maxReplicas": 3,
+        "behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}},
+    }
+    async with servers() as vllm:
+        vllm.loads["127.0.0.2"] = Load()
+        with operator(None, replace(config, metrics_port=vllm.port)):
+            await world.apply(resource)
+            await world.until_deployed()
+            await world.start_pod("demo-1", "127.0.0.2")
+            await world.roll_out()
+            await world.kubectl("scale", "deployment/demo", "--replicas=3")
+
+            async def shrunk() -> bool:
+                return bool((await world.get("deployment"))["spec"]["replicas"] < 3)
+
+            await until(shrunk)
+            await world.kubectl("delete", "kvd", "demo", "--timeout=20s")
+
+
+@pytest.mark.parametrize(
+    ("verb", "kind"),
+    [
+        ("get", "secrets"),
+        ("delete", "deployments.apps"),
+        ("create", "pods"),
+        ("update", "nodes"),
+        ("create", "clusterroles.rbac.authorization.k8s.io"),
+        ("list", "namespaces"),
+    ],
+)
+async def test_it_may_not_take_over(world: World, verb: str, kind: str) -> None:
+    await world.kubectl("apply", SYSTEM, "-k", str(BASE))
+
+    account = "system:serviceaccount:kvarn-system:kvarn-operator"
+    answer = await world.kubectl("auth", "can-i", verb, kind, f"--as={account}", check=False)
+
+    assert answer.strip() == "no"
+
+
+async def test_the_namespace_admits_the_operators_own_pod(world: World) -> None:
+    await world.kubectl("apply", SYSTEM, "-k", str(BASE))
+    document = yaml.safe_load((BASE / "deployment.yaml").read_text())
+    metadata = {"name": "operator", "namespace": "kvarn-system"}
+    spec = document["spec"]["template"]["spec"]
+
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    await world.kubectl("apply", "--dry-run=server", SYSTEM, "-f", "-", stdin=yaml.safe_dump(pod))

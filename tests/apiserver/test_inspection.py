@@ -1,0 +1,86 @@
+"""A model whose shape is not stated is read once, by a short Job."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.apiserver.world import World, until
+
+Resource = dict[str, Any]
+
+
+@pytest.fixture
+def unread(resource: Resource) -> Resource:
+    """A resource without a shape."""
+    resource["spec"]["model"] = {"source": "pvc://demo-model/demo"}
+    return resource
+
+
+async def job(world: World) -> Resource:
+    """The only Job there is; empty if there is none."""
+    found = json.loads(await world.kubectl("get", "jobs", "-o", "json"))["items"]
+    assert len(found) <= 1
+    return found[0] if found else {}
+
+
+async def end(world: World, started: Resource, *, code: int, message: str) -> None:
+    """End the Job's pod with a termination message, as the kubelet would."""
+    name, template = started["metadata"]["name"], started["spec"]["template"]
+    metadata = {"name": f"{name}-x", "labels": template["metadata"]["labels"]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
+    await world.apply(pod)
+    terminated = {"exitCode": code, "reason": "Error", "message": message}
+    status = {"name": "inspect", "state": {"terminated": terminated}}
+    status |= {"image": "x", "imageID": "x", "ready": False, "restartCount": 0}
+    change = {"status": {"phase": "Failed", "containerStatuses": [status]}}
+    await world.patch("pod", change, name=f"{name}-x", subresource="status")
+
+
+async def test_a_job_reads_the_shape_and_the_status_keeps_it(
+    running: World, resource: Resource
+) -> None:
+    shape = resource["spec"]["model"].pop("shape")
+    await running.apply(resource)
+    started = await until(lambda: job(running))
+    await running.until_condition("Planned", "Unknown", reason="Inspecting")
+
+    await end(running, started, code=0, message=json.dumps(shape))
+
+    await running.until_condition("Planned", "True")
+    assert (await running.get("kvd"))["status"]["model"]["shape"] == shape
+    assert await running.get("deployment")
+
+
+async def test_a_shape_that_is_kept_needs_no_job(running: World, resource: Resource) -> None:
+    shape = resource["spec"]["model"].pop("shape")
+    await running.apply(resource)
+    started = await until(lambda: job(running))
+    await end(running, started, code=0, message=json.dumps(shape))
+    await running.until_condition("Planned", "True")
+
+    await running.kubectl("delete", "job,pod", "--all", "--grace-period=0", "--force")
+    await running.patch("kvd", {"spec": {"drainSeconds": 7}})
+
+    await running.until_condition("Planned", "True")
+    assert await job(running) == {}
+
+
+async def test_a_model_that_cannot_be_read_is_said_in_the_jobs_words(
+    running: World, unread: Resource
+) -> None:
+    await running.apply(unread)
+    started = await until(lambda: job(running))
+    words = {"reason": "ConfigMissing", "message": "/models/demo has no config.json: correct it."}
+    await end(running, started, code=1, message=json.dumps(words))
+
+    name = started["metadata"]["name"]
+    now = "2026-11-24T12:00:00Z"
+    target = {"type": "FailureTarget", "status": "True", "lastTransitionTime": now}
+    failed = {"type": "Failed", "status": "True", "lastTransitionTime": now}
+    status = {"conditions": [target, failed], "startTime": now, "failed": 1}
+    await running.patch("job", {"status": status}, name=name, subresource="status")
+
+    stalled = await running.until_condition("Stalled", "True", reason="ConfigMissing")
+    assert stalled["message"] == words["message"]
+    assert await running.get("deployment") == {}

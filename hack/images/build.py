@@ -82,6 +82,7 @@ def build(image: Image, cache: Cache, *, base: str | None = None) -> Path:
     with step(f"Writing {archive.name}") as current:
         buildah.push(cache, image.name, archive)
         current.detail = _megabytes(archive)
+    buildah.prune(cache)
     stamp.write_text(json.dumps({"inputs": inputs}))
     return archive
 

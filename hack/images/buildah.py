@@ -39,6 +39,7 @@ def build(cache: Cache, image: Build, *, log: Path, current: Step) -> None:
     """
     options = [
         "--layers",
+        "--force-rm",
         "--isolation=chroot",
         "--network=host",
         f"--tag={image.name}",
@@ -63,6 +64,11 @@ def push(cache: Cache, name: str, archive: Path) -> None:
     unfinished.rename(archive)
 
 
+def prune(cache: Cache) -> None:
+    """Remove layers that no image of the store is made of any more."""
+    run(cache, "rmi", "--prune")
+
+
 def identity(cache: Cache, name: str) -> str | None:
     """The digest of the image's configuration, or None if the store has no such image."""
     command = _buildah(cache, "images", "--quiet", "--no-trunc", name)
@@ -84,7 +90,9 @@ def run(cache: Cache, *arguments: str | Path) -> str:
 
 def _buildah(cache: Cache, *arguments: str | Path) -> list[str]:
     store = [f"--root={cache.buildah}/store", f"--runroot={cache.buildah}/run"]
-    return ["buildah", *store, "--storage-driver=overlay", *map(str, arguments)]
+    # Without the option, the store stays mounted on itself when buildah is done.
+    driver = ["--storage-driver=overlay", "--storage-opt=overlay.skip_mount_home=true"]
+    return ["buildah", *store, *driver, *map(str, arguments)]
 
 
 def _host_files() -> list[Path]:

@@ -1,0 +1,69 @@
+"""A real vLLM for the tests, imported once."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection, Listener
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ANSWER_SECONDS = 300
+
+
+class CallError(Exception):
+    """What a call in the host raised."""
+
+
+class Host:
+    """The process of ``host.py``."""
+
+    def __init__(self, line: Connection, process: subprocess.Popen[bytes], log: Path) -> None:
+        self._line, self._process, self._log = line, process, log
+
+    def call(self, name: str, **arguments: Any) -> Any:
+        """Result of a function of ``host.py``.
+
+        Raises:
+            CallError: the function raised.
+        """
+        self._line.send((name, arguments))
+        if not self._line.poll(ANSWER_SECONDS):
+            raise TimeoutError(f"{name} did not answer; its output is in {self._log}")
+        fine, answer = self._line.recv()
+        if not fine:
+            raise CallError(answer)
+        return answer
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    folder = tmp_path_factory.mktemp("host")
+    log = folder / "log"
+    with Listener(str(folder / "socket")) as listener, log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.engine.host", str(listener.address)],
+            cwd=ROOT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        with listener.accept() as line:
+            yield Host(line, process, log)
+        process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Writes a small random model; arguments change its config. Equal ones give the same folder."""
+    written: dict[str, str] = {}
+
+    def write(**changes: Any) -> str:
+        key = repr(sorted(changes.items()))
+        if key not in written:
+            written[key] = str(tmp_path_factory.mktemp("model"))
+            host.call("write_model", folder=written[key], changes=changes)
+        return written[key]
+
+    return write

@@ -1,0 +1,94 @@
+"""A real vLLM gives the same tokens whatever the batch, the chunks, the cache and the pool."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.serving
+
+K4V2 = {"kv_cache_dtype": "kvarn_k4v2_g128"}
+RAW = {"kv_cache_dtype": "kvarn_raw_g128"}
+TOKENS = 60
+
+BARELY_ENOUGH_BLOCKS = 56
+"""The null block, 30 for the prompts, 24 for their tails, one for what they grow by."""
+
+Generate = Callable[..., dict[str, Any]]
+
+
+def prompt(length: int, seed: int) -> list[int]:
+    return random.Random(seed).choices(range(256), k=length)
+
+
+PROMPTS = [prompt(length, length) for length in (336, 400, 512, 640, 700, 898)]
+SHARED = prompt(700, 0)
+FAMILY = [SHARED + prompt(40 + 30 * child, child) for child in range(6)]
+
+
+@pytest.fixture(scope="module")
+def generate(host: Any, tiny_model: Callable[..., str]) -> Generate:
+    """Greedy tokens of a fresh engine; equal calls are answered from memory."""
+    known: dict[str, dict[str, Any]] = {}
+
+    def run(rounds: list[list[list[int]]], **options: Any) -> dict[str, Any]:
+        call = {"model": tiny_model(), "options": options, "rounds": rounds, "tokens": TOKENS}
+        if repr(call) not in known:
+            known[repr(call)] = host.call("generate", **call)
+        return known[repr(call)]
+
+    return run
+
+
+def test_raw_tiles_give_the_tokens_of_the_stock_cache(generate: Generate) -> None:
+    assert generate([PROMPTS], **RAW)["tokens"] == generate([PROMPTS])["tokens"]
+
+
+def test_a_batch_gives_the_tokens_of_each_sequence_alone(generate: Generate) -> None:
+    (together,) = generate([PROMPTS], **K4V2)["tokens"]
+    alone = generate([[each] for each in PROMPTS], **K4V2)["tokens"]
+    assert [[tokens] for tokens in together] == alone
+
+
+def test_chunks_of_a_prompt_change_nothing(generate: Generate) -> None:
+    whole = generate([PROMPTS], **K4V2)
+    chunked = generate([PROMPTS], max_num_batched_tokens=192, **K4V2)
+    assert chunked["tokens"] == whole["tokens"]
+
+
+@pytest.mark.parametrize("cache", [K4V2, RAW], ids=["k4v2", "raw"])
+def test_prefix_caching_changes_nothing(generate: Generate, cache: dict[str, str]) -> None:
+    rounds = [FAMILY[:2], FAMILY]
+    without = generate(rounds, **cache)
+    cached = generate(rounds, enable_prefix_caching=True, **cache)
+    assert min(cached["cached"][1]) >= 640
+    assert cached["tokens"] == without["tokens"]
+
+
+def test_a_burst_that_shares_a_prefix_in_one_step(generate: Generate) -> None:
+    """The blocks are hit in the step that fills them."""
+    burst = {"enable_prefix_caching": True, "max_num_batched_tokens": 8192}
+    together = generate([FAMILY], **burst, **K4V2)
+    assert sorted(together["cached"][0])[1] >= 640
+    assert together["tokens"] == generate([FAMILY], **K4V2)["tokens"]
+
+
+def test_preemption_changes_nothing(generate: Generate) -> None:
+    roomy = generate([PROMPTS], **K4V2)
+    tight = generate([PROMPTS], num_gpu_blocks_override=BARELY_ENOUGH_BLOCKS, **K4V2)
+    assert tight["preemptions"] > 0
+    assert tight["tokens"] == roomy["tokens"]
+
+
+def test_layers_with_a_sliding_window_stay_out_of_the_format(
+    host: Any, tiny_model: Callable[..., str]
+) -> None:
+    """Beside raw tiles, they make the stock cache's tokens."""
+    layers = ["sliding_attention", "full_attention"] * 2
+    model = tiny_model(model_type="gemma3_text", sliding_window=256, layer_types=layers)
+    stock, raw = (
+        host.call("generate", model=model, options=options, rounds=[PROMPTS[:3]], tokens=TOKENS)
+        for options in ({}, RAW)
+    )
+    assert raw["tokens"] == stock["tokens"]

@@ -1,6 +1,5 @@
 """The inspection of a model: a short Job in the serving image that prints the model's shape."""
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from kvarn.planner import ModelShape, ShapeError
 from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.api.status import InspectedModel, InspectionFailure
 from kvarn_operator.config import Config
-from kvarn_operator.observe import INSPECTION, Failure, Manifest, Observed, Pod, digest
+from kvarn_operator.observe import INSPECTION, Failure, Manifest, Observed, Pod, digest, json_object
 from kvarn_operator.pods import (
     container_security,
     hub_environment,
@@ -152,10 +151,10 @@ def _read(key: str, observed: Observed, job: str) -> InspectedModel:
 
 
 def _shape(key: str, output: str) -> InspectedModel:
+    shape = json_object(output)
     try:
-        shape = json.loads(output)
         ModelShape.from_dict(shape)
-    except (ValueError, TypeError) as error:
+    except ShapeError as error:
         message = f"The inspection printed no shape ({error}): check that engine.image has kvarn."
         return InspectedModel(
             key=key, failure=InspectionFailure(reason="InspectionFailed", message=message[:1024])

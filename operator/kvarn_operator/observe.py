@@ -44,7 +44,7 @@ class Failure:
         code = terminated.get("exitCode", 0)
         if code == 0:
             return None
-        said = _said(terminated.get("message", ""))
+        said = json_object(terminated.get("message", ""))
         reason = said.get("reason") or terminated.get("reason") or "Error"
         message = said.get("message") or f"The container ended with status {code} ({reason})."
         numbers = said.get("numbers")
@@ -55,7 +55,7 @@ class Failure:
         )
 
 
-def _said(message: str) -> Mapping[str, Any]:
+def json_object(message: str) -> dict[str, Any]:
     """The JSON object in a termination message; empty if it holds something else."""
     try:
         said = json.loads(message)

@@ -12,6 +12,7 @@ from tests.apiserver.vllm import Load, servers
 from tests.apiserver.world import World, operator, until
 
 SYSTEM = "--namespace=kvarn-system"
+SHRINKING = "--field-selector=reason=ScaledDown"
 BASE = Path(__file__).parents[2] / "manifests" / "base"
 
 
@@ -35,7 +36,11 @@ def with_token(kubeconfig: Path, token: str, folder: Path) -> Path:
 
 
 async def test_the_service_account_may_do_all_that_the_operator_does(
-    world: World, resource: dict[str, Any], config: Config, as_operator: None
+    world: World,
+    resource: dict[str, Any],
+    config: Config,
+    as_operator: None,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     resource["spec"]["autoscaling"] = {
         "maxReplicas": 3,
@@ -54,7 +59,10 @@ async def test_the_service_account_may_do_all_that_the_operator_does(
                 return bool((await world.get("deployment"))["spec"]["replicas"] < 3)
 
             await until(shrunk)
+            await world.kubectl("wait", "--for=create", "events", SHRINKING, "--timeout=20s")
             await world.kubectl("delete", "kvd", "demo", "--timeout=20s")
+
+    assert "orbidden" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,183 @@
+"""The conditions, and what they say to those who wait for them."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from kvarn_operator import conditions, status
+from kvarn_operator.api.status import Condition
+from kvarn_operator.autoscale import Decision, History
+from kvarn_operator.conditions import Scene, Verdict
+from kvarn_operator.observe import TEMPLATE_HASH, Failure, Observed, Pod
+from kvarn_operator.planning import Unplanned
+from tests.operator_logic.builders import later, planned, target
+
+MISFIT = Unplanned(reason="InsufficientMemory", message="9 GiB of 8 GiB: use a larger GPU.")
+INSPECTING = Unplanned(reason="Inspecting", message="A Job reads it.", waiting=True)
+
+
+def deployment(
+    *, ready: int, replicas: int = 1, updated: int = 1, reason: str = ""
+) -> dict[str, Any]:
+    progress = {"type": "Progressing", "reason": reason or "NewReplicaSetAvailable", "message": "?"}
+    return {
+        "kind": "Deployment",
+        "metadata": {"name": "demo", "generation": 1},
+        "spec": {
+            "replicas": replicas,
+            "template": {"metadata": {"annotations": {TEMPLATE_HASH: "new"}}},
+        },
+        "status": {
+            "observedGeneration": 1,
+            "replicas": replicas,
+            "updatedReplicas": updated,
+            "readyReplicas": ready,
+            "conditions": [progress],
+        },
+    }
+
+
+def scene(*objects: dict[str, Any], pods: tuple[Pod, ...] = (), **changes: Any) -> Scene:
+    made = Scene(target=target(), outcome=planned(target()), observed=Observed.of(objects, pods))
+    return replace(made, **changes)
+
+
+def said(of: Scene) -> dict[str, tuple[str, str]]:
+    return {kind: (v.status, v.reason) for kind, v in conditions.verdicts(of)}
+
+
+def test_nothing_yet() -> None:
+    found = said(scene())
+
+    assert found["Ready"] == ("False", "Starting")
+    assert found["Progressing"][0] == "True"
+    assert "Stalled" not in found
+
+
+def test_rolled_out_and_serving() -> None:
+    found = said(scene(deployment(ready=1)))
+
+    assert found["Ready"] == ("True", "Serving")
+    assert found["Progressing"] == ("False", "Settled")
+    assert found["Degraded"] == ("False", "NoFailures")
+
+
+def test_a_roll_out_neither_serves_the_present_spec_nor_is_down() -> None:
+    found = said(scene(deployment(ready=1, replicas=2, updated=1)))
+
+    assert found["Ready"] == ("Unknown", "RollingOut")
+    assert found["Progressing"] == ("True", "RollingOut")
+
+
+def test_growing_does_not_make_it_unready() -> None:
+    found = said(scene(deployment(ready=1, replicas=2, updated=2)))
+
+    assert found["Ready"] == ("True", "Serving")
+    assert found["Progressing"] == ("True", "Scaling")
+
+
+def test_what_a_person_has_to_mend_is_stalled_and_not_in_progress() -> None:
+    found = said(scene(deployment(ready=1), outcome=MISFIT))
+
+    assert found["Stalled"] == ("True", "InsufficientMemory")
+    assert found["Ready"] == found["Planned"] == ("False", "InsufficientMemory")
+    assert found["MemoryFits"] == ("False", "InsufficientMemory")
+    assert found["Progressing"][0] == "False"
+
+
+def test_an_inspection_passes_by_itself() -> None:
+    assert said(scene(outcome=INSPECTING))["Ready"] == ("False", "Inspecting")
+    found = said(scene(deployment(ready=1), outcome=INSPECTING))
+    assert found["Ready"] == ("Unknown", "Inspecting")
+    assert "Stalled" not in found
+
+
+def test_a_roll_out_that_gave_up_is_stalled_in_the_servers_words() -> None:
+    failed = Pod(
+        name="demo-1", template_hash="new", failure=Failure(reason="OutOfMemory", message="No.")
+    )
+    given_up = deployment(ready=0, reason="ProgressDeadlineExceeded")
+
+    found = dict(conditions.verdicts(scene(given_up, pods=(failed,))))
+
+    assert found["Stalled"] == Verdict("True", "RolloutFailed", "demo-1: No.")
+    assert found["MemoryFits"].status == "False"
+
+
+def test_failures_of_the_last_template_do_not_blame_the_present_one() -> None:
+    old = Pod(
+        name="demo-0", template_hash="old", failure=Failure(reason="OutOfMemory", message="No.")
+    )
+
+    found = said(scene(deployment(ready=1), pods=(old,)))
+
+    assert (found["Degraded"][0], found["MemoryFits"][0]) == ("False", "True")
+
+
+def test_a_pod_that_no_node_takes_says_so() -> None:
+    waiting = Pod(name="demo-1", unschedulable="0/3 nodes: insufficient nvidia.com/gpu.")
+    starting = deployment(ready=0, reason="ReplicaSetUpdated")
+
+    found = dict(conditions.verdicts(scene(starting, pods=(waiting,))))
+
+    assert found["Progressing"].reason == "Unschedulable"
+    assert "nvidia.com/gpu" in found["Progressing"].message
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_the_autoscalers_words_are_its_condition(active: bool) -> None:
+    made = Decision(replicas=1, reason="R", message="m", active=active, history=History())
+
+    found = dict(conditions.verdicts(scene(decision=made)))
+
+    assert found["ScalingActive"] == Verdict("True" if active else "False", "R", "m")
+
+
+def merged(old: list[Condition], verdict: Verdict, *, seconds: float = 60) -> Condition:
+    (made,) = conditions.merge(old, [("Ready", verdict)], generation=2, now=later(seconds))
+    return made
+
+
+def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
+    first = merged([], Verdict("False", "Starting", "a"), seconds=0)
+
+    again = merged([first], Verdict("False", "Stalled", "b"))
+    changed = merged([again], Verdict("True", "Serving", "c"))
+
+    assert first.last_transition_time == again.last_transition_time == "2026-11-24T12:00:00Z"
+    assert changed.last_transition_time == "2026-11-24T12:01:00Z"
+    assert changed.observed_generation == 2
+
+
+def test_messages_are_bounded() -> None:
+    assert len(merged([], Verdict("False", "R", "x" * 9999)).message) == conditions.LONGEST_MESSAGE
+
+
+def test_an_equal_world_gives_equal_bytes_at_any_time() -> None:
+    def dumped(of: Scene, seconds: float) -> dict[str, Any]:
+        built = status.build(
+            of, fleet=status.Fleet(), readings={}, model=None, last_scale=None, now=later(seconds)
+        )
+        return status.dump(built)
+
+    first = dumped(scene(deployment(ready=1)), 0)
+    known = target().model_copy(update={"status": status.Status.model_validate(first)})
+
+    assert dumped(scene(deployment(ready=1), target=known), 999) == first
+
+
+def test_only_changes_are_events() -> None:
+    before = [merged([], Verdict("False", "Starting", "a"))]
+    after = [merged(before, Verdict("True", "Serving", "c"))]
+
+    (event,) = status.happenings(before, after)
+
+    assert (event.type, event.reason, event.message) == ("Normal", "Serving", "Ready is True: c")
+    assert status.happenings(after, after) == []
+
+
+def test_bad_news_is_a_warning() -> None:
+    (event,) = status.happenings([], [merged([], Verdict("False", "InsufficientMemory", "c"))])
+
+    assert event.type == "Warning"

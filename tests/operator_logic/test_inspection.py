@@ -1,0 +1,130 @@
+"""What is known of a model, and when a Job has to find out."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from kvarn.planner import ModelShape, ShapeError
+from kvarn_operator import inspection
+from kvarn_operator.api import KVarNDeployment
+from kvarn_operator.inspection import Finding
+from kvarn_operator.observe import INSPECTION, Failure, Observed, Pod
+from tests.operator_logic.builders import CONFIG, SHAPE, target
+
+UNREAD = target(model={"source": "pvc://demo-model/demo"})
+JOB = inspection.job_name(UNREAD, CONFIG)
+
+
+def find(of: KVarNDeployment = UNREAD, *, job: dict[str, Any] | None = None, **pod: Any) -> Finding:
+    """What is found where there is this Job, with this pod."""
+    started = {"kind": "Job", "metadata": {"name": JOB}} | (job or {})
+    pods = [Pod(name="x", component=INSPECTION, job=JOB, **pod)] if pod else []
+    return inspection.find(of, Observed.of([started] if job is not None else [], pods), CONFIG)
+
+
+def kept(finding: Finding) -> KVarNDeployment:
+    """The resource after `finding` was written into its status."""
+    status = UNREAD.status.model_copy(update={"model": finding.record})
+    return UNREAD.model_copy(update={"status": status})
+
+
+def test_a_stated_shape_needs_no_job() -> None:
+    found = find(target())
+
+    assert found == Finding(shape=ModelShape.from_dict(SHAPE))
+
+
+def test_a_stated_shape_that_contradicts_itself_is_refused() -> None:
+    shape = SHAPE | {"attentionHeads": 3}
+
+    with pytest.raises(ShapeError, match="no multiple of kvHeads"):
+        find(target(model={"source": "pvc://a/b", "shape": shape}))
+
+
+def test_an_unknown_model_wants_a_job_once() -> None:
+    assert find().wants_job
+    assert not find(job={}).wants_job
+
+
+def test_what_the_job_printed_is_the_shape_and_is_kept() -> None:
+    found = find(job={}, output=json.dumps(SHAPE))
+
+    assert found.shape == ModelShape.from_dict(SHAPE)
+    assert find(kept(found)).shape == found.shape
+    assert not find(kept(found)).wants_job
+
+
+def test_another_revision_or_image_is_another_model() -> None:
+    found = kept(find(job={}, output=json.dumps(SHAPE)))
+
+    changed = replace(CONFIG, serving_cpu_image="serving-cpu:2")
+
+    assert inspection.find(found, Observed(), changed).wants_job
+
+
+FAILED = {"status": {"conditions": [{"type": "Failed", "status": "True", "message": "Deadline"}]}}
+
+
+def test_the_jobs_last_words_are_the_failure() -> None:
+    failure = Failure(reason="ConfigMissing", message="No config.json.")
+
+    record = find(job=FAILED, failure=failure).record
+
+    assert record is not None
+    assert record.failure is not None
+    assert record.failure.message == "No config.json."
+
+
+def test_a_job_that_may_be_tried_again_has_not_failed() -> None:
+    record = find(job={}, failure=Failure(reason="Error", message="?")).record
+
+    assert record is not None
+    assert record.failure is None
+
+
+@pytest.mark.parametrize("output", ["", "[]", "{}", "Traceback"])
+def test_an_image_without_the_planner_is_said(output: str) -> None:
+    record = find(job=FAILED, output=output or " ").record
+
+    assert record is not None
+    assert record.failure is not None
+    assert record.failure.reason == "InspectionFailed"
+
+
+def test_a_job_that_never_ran_says_what_held_it() -> None:
+    record = find(job=FAILED, waiting="ImagePullBackOff").record
+
+    assert record is not None
+    assert record.failure is not None
+    assert "ImagePullBackOff" in record.failure.message
+
+
+def test_a_failure_stands_until_the_next_try_has_ended() -> None:
+    failed = find(job=FAILED, failure=Failure(reason="ConfigMissing", message="No config.json."))
+
+    again = find(kept(failed))
+
+    assert again.wants_job
+    assert again.record == failed.record
+
+
+def test_a_hub_model_is_named_with_its_revision() -> None:
+    model = {"source": "hf://org/name", "revision": "v2", "tokenSecret": {"name": "hub"}}
+
+    (container,) = inspection.job(target(model=model), CONFIG)["spec"]["template"]["spec"][
+        "containers"
+    ]
+
+    assert container["args"] == ["hf://org/name@v2"]
+    assert "HF_TOKEN" in {variable["name"] for variable in container["env"]}
+
+
+def test_placement_of_the_overlay_holds_for_the_job_too() -> None:
+    overlay = {"spec": {"nodeSelector": {"disk": "fast"}, "priorityClassName": "high"}}
+
+    pod = inspection.job(target(podTemplate=overlay), CONFIG)["spec"]["template"]["spec"]
+
+    assert pod["nodeSelector"] == {"disk": "fast"}
+    assert "priorityClassName" not in pod

@@ -1,0 +1,96 @@
+"""How much work a server has."""
+
+from dataclasses import replace
+
+import pytest
+
+from kvarn_operator.pressure import Parts, Reading, fleet, parts, record
+from kvarn_operator.scrape import Sample, ScrapeError
+from tests.operator_logic.builders import NOW, later
+
+IDLE = Sample(usage=0.0, running=0, waiting=0, finished=100, cache_tokens=1000)
+
+
+def pressed(sample: Sample, *, before: Sample = IDLE, most: int = 10) -> Parts:
+    reading = Reading(at=NOW, sample=sample, previous=before)
+    return parts(reading, target=0.8, max_sequences=most)
+
+
+def test_an_idle_server_has_none() -> None:
+    assert pressed(IDLE).index == 0
+
+
+def test_a_cache_at_its_target_is_full() -> None:
+    found = pressed(replace(IDLE, usage=0.8))
+
+    assert (found.index, found.limited_by) == (1.0, "cache")
+
+
+def test_running_sequences_count_only_while_something_waits() -> None:
+    busy = replace(IDLE, running=10)
+
+    assert pressed(busy).index == 0
+    assert pressed(replace(busy, waiting=1)).running == 1.0
+
+
+def test_waiting_sequences_count_against_those_that_may_run() -> None:
+    found = pressed(replace(IDLE, running=10, waiting=15))
+
+    assert (found.index, found.limited_by) == (2.5, "waiting")
+
+
+def test_where_the_cache_binds_they_count_against_those_that_do_run() -> None:
+    assert pressed(replace(IDLE, usage=0.9, running=2, waiting=4)).waiting == 3.0
+
+
+def test_one_preemption_in_fifty_is_tolerated_and_more_press() -> None:
+    tolerated = replace(IDLE, finished=150, preemptions=1)
+
+    assert pressed(tolerated).preemptions == pytest.approx(1.0)
+    assert pressed(replace(tolerated, preemptions=50)).preemptions == 2.0
+
+
+def test_a_rejection_calls_for_a_second_server() -> None:
+    assert pressed(replace(IDLE, rejections=1)).index == 2.0
+
+
+def test_counters_that_began_anew_are_no_events() -> None:
+    busy = replace(IDLE, preemptions=9, rejections=9)
+    first = record({}, {"a": busy}, now=NOW)
+
+    second = record(first, {"a": replace(IDLE, finished=0, rejections=9)}, now=later(1))
+
+    assert pressed(second["a"].sample, before=second["a"].previous).index == 0
+
+
+def ready(*names: str, sample: Sample = IDLE, after: float = 0) -> tuple[int, int, int]:
+    """(awake, stale, asleep) of the ready pods `names` when only `a` was read, at `NOW`."""
+    found = fleet(
+        names,
+        record({}, {"a": sample}, now=NOW),
+        target=0.8,
+        max_sequences=10,
+        planned_tokens=500,
+        now=later(after),
+        poll_seconds=5,
+    )
+    return len(found.servers), len(found.stale), found.asleep
+
+
+def test_servers_are_told_apart() -> None:
+    assert ready("a") == (1, 0, 0)
+    assert ready("a", "b") == (1, 1, 0)
+    assert ready("a", sample=replace(IDLE, asleep=True)) == (0, 0, 1)
+    assert ready("a", after=16) == (0, 1, 0)
+
+
+def test_an_error_keeps_the_last_sample_and_its_age() -> None:
+    readings = record({}, {"a": IDLE}, now=NOW)
+
+    readings = record(readings, {"a": ScrapeError("refused")}, now=later(5))
+
+    assert (readings["a"].at, readings["a"].error) == (NOW, "refused")
+
+
+def test_pods_that_are_gone_are_forgotten() -> None:
+    assert record(record({}, {"a": IDLE}, now=NOW), {}, now=later(5)) == {}

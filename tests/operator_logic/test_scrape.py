@@ -1,0 +1,140 @@
+"""Pages of metrics: read from real ones, and from servers that mean no good."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from kvarn_operator import scrape
+from kvarn_operator.scrape import Sample, ScrapeError, Scraper
+
+PAGE = (Path(__file__).parent / "vllm-metrics.txt").read_text()
+"""Part of what a vLLM 0.32 server with a KVarN cache said: 4 running, 2 waiting."""
+
+
+def test_a_real_page_is_understood() -> None:
+    sample = Sample.parse(PAGE)
+
+    assert (sample.running, sample.waiting, sample.finished) == (4, 2, 1)
+    assert sample.usage == pytest.approx(0.00165, abs=1e-5)
+    assert (sample.cache_tokens, sample.cache_bytes) == (1677721, 1 << 30)
+    assert not sample.asleep
+
+
+def test_what_is_deferred_does_not_wait_for_capacity() -> None:
+    page = PAGE.replace('reason="deferred"} 0.0', 'reason="deferred"} 7.0')
+
+    assert Sample.parse(page).waiting == 2
+
+
+def test_a_sleeping_engine_is_told_from_an_idle_one() -> None:
+    page = PAGE.replace('"awake"} 1.0', '"awake"} 0.0').replace(
+        '"discard_all"} 0.0', '"discard_all"} 1.0'
+    )
+
+    assert Sample.parse(page).asleep
+
+
+def test_engines_of_one_server_are_taken_together() -> None:
+    second = "\n".join(
+        line.replace('engine="0"', 'engine="1"')
+        for line in PAGE.splitlines()
+        if not line.startswith("#")
+    )
+
+    assert Sample.parse(f"{PAGE}{second}\n").running == 8
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "",
+        "<html>",
+        PAGE.replace(
+            'num_requests_running{engine="0",model_name="tiny"} 4.0',
+            'num_requests_running{engine="0",model_name="tiny"} NaN',
+        ),
+        PAGE.replace("usage_perc{", "usage_perc{{"),
+        PAGE.replace(
+            'usage_perc{engine="0",model_name="tiny"} 0',
+            'usage_perc{engine="0",model_name="tiny"} 7',
+        ),
+        PAGE.replace(
+            'usage_perc{engine="0",model_name="tiny"} 0',
+            'usage_perc{engine="0",model_name="tiny"} -7',
+        ),
+    ],
+    ids=["empty", "html", "nan", "broken", "above one", "below zero"],
+)
+def test_nonsense_is_an_error_and_never_a_sample(page: str) -> None:
+    with pytest.raises(ScrapeError):
+        Sample.parse(page)
+
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def served(answers: dict[str, Answer]) -> AsyncIterator[Scraper]:
+    """A scraper of servers that answer by loopback address."""
+
+    async def dispatch(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        return await answers[request.transport.get_extra_info("sockname")[0]](request)
+
+    application = web.Application()
+    application.router.add_get("/metrics", dispatch)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "0.0.0.0", 0).start()
+    async with aiohttp.ClientSession() as session:
+        yield Scraper(session, port=runner.addresses[0][1])
+    await runner.cleanup()
+
+
+async def good(_request: web.Request) -> web.Response:
+    return web.Response(text=PAGE)
+
+
+async def slow(_request: web.Request) -> web.Response:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def endless(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b"#" * (1 << 16))
+
+
+async def elsewhere(_request: web.Request) -> web.Response:
+    raise web.HTTPFound("http://169.254.169.254/latest/meta-data")
+
+
+async def test_slow_huge_and_hostile_servers_do_not_hold_up_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scrape, "TIMEOUT_SECONDS", 0.5)
+    addresses = ["127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5", "127.0.0.6"]
+    answers = dict(zip(addresses, [good, slow, endless, elsewhere], strict=False))
+    began = time.monotonic()
+
+    async with served(answers) as scraper:
+        found = await scraper.read(addresses)
+
+    assert [isinstance(each, Sample) for each in found] == [True, False, False, False, False]
+    assert time.monotonic() - began < 3
+
+
+async def test_a_server_that_is_not_there_is_an_error_of_its_own() -> None:
+    async with aiohttp.ClientSession() as session:
+        (found,) = await Scraper(session, port=1).read(["127.0.0.9"])
+
+    assert isinstance(found, ScrapeError)
+    assert str(found)

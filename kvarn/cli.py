@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
@@ -27,7 +27,10 @@ from kvarn.planner import (
     plan,
 )
 from kvarn.planner.accelerators import GIB
-from kvarn.planner.source import find_shape
+from kvarn.planner.source import find_shape, serve_arguments
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 P = ParamSpec("P")
 SHELLS = ("bash", "zsh", "fish")
@@ -104,7 +107,7 @@ def plan_command(
         cache_format=cache_format,
         engine_version=vllm_version,
     )
-    command = ["vllm", "serve", model, *made.vllm_flags()]
+    command = ["vllm", "serve", *serve_arguments(model), *made.vllm_flags()]
     _show(shape, made, command, as_json=as_json, explain=explain)
 
 
@@ -132,11 +135,20 @@ def _show(
         report = {"shape": shape.to_dict(), "plan": made.to_dict(), "command": command}
         click.echo(json.dumps(report, indent=2))
         return
-    from rich.console import Console  # noqa: PLC0415
-
     from kvarn.planner.report import print_plan  # noqa: PLC0415
 
-    print_plan(Console(), shape, made, shlex.join(command), explain=explain)
+    _print(lambda console: print_plan(console, shape, made, shlex.join(command), explain=explain))
+
+
+def _print(draw: Callable[["Console"], None]) -> None:
+    """What `draw` prints, without the blanks that fill tables up."""
+    from rich.console import Console  # noqa: PLC0415
+
+    console = Console()
+    with console.capture() as captured:
+        draw(console)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
 
 
 @main.command()
@@ -149,11 +161,9 @@ def gpus(*, as_json: bool) -> None:
         ]
         click.echo(json.dumps(listing, indent=2))
         return
-    from rich.console import Console  # noqa: PLC0415
-
     from kvarn.planner.report import print_gpus  # noqa: PLC0415
 
-    print_gpus(Console(), known_gpus())
+    _print(lambda console: print_gpus(console, known_gpus()))
 
 
 @main.command()

@@ -1,67 +1,49 @@
 """One format tried: the limits and the account that it gives, or the reason why it gives none."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from kvarn.planner.accelerators import GIB, Accelerator
+from kvarn.planner.accelerators import GIB
 from kvarn.planner.cache import CacheLayout, cache_layout, ceil_div
 from kvarn.planner.formats import CacheFormat
 from kvarn.planner.memory import AccountLine, Batch, overhead
-from kvarn.planner.shape import ModelShape
-from kvarn.planner.version import EngineVersion
-from kvarn.planner.workload import Limits, Workload
+from kvarn.planner.problem import Problem
 
 UNSUPPORTED = "UnsupportedFormat"
-FEWEST_BATCHED_TOKENS = 512
-GPU_SEQUENCES = 256
-"""Sequences at once on a GPU unless the workload wants more: sampling for more costs memory."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """What is given: a model, an accelerator, a workload that fits the model, fixed limits."""
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What one batch leaves to the cache of one device, laid out for one format.
 
-    shape: ModelShape
-    accelerator: Accelerator
-    workload: Workload
-    limits: Limits
-    version: EngineVersion
+    Attributes:
+        lines: what the device holds beside the cache.
+        cache_bytes: what is left within the budget; negative where there is too little.
+        in_flight_tokens: tokens that are being computed at once.
+    """
 
-    @property
-    def utilization_percent(self) -> int:
-        """Share of the device that vLLM may take; all of a container's memory on the CPU."""
-        if self.accelerator.is_cpu:
-            return 100
-        return self.limits.utilization_percent or self.version.utilization_percent
+    layout: CacheLayout
+    lines: tuple[AccountLine, ...]
+    cache_bytes: int
+    in_flight_tokens: int
 
     @property
-    def budget_bytes(self) -> int:
-        """What vLLM may take of one device."""
-        return self.accelerator.memory_bytes * self.utilization_percent // 100
+    def usable_blocks(self) -> int:
+        """Blocks of the pool, but for the one that vLLM keeps empty."""
+        return self.layout.blocks(self.cache_bytes) - 1
 
-    @property
-    def needed_tokens(self) -> int:
-        """Length of request that must fit."""
-        return self.limits.max_model_tokens or self.workload.request_tokens
+    def request_blocks(self, tokens: int) -> int:
+        """Blocks that a request of `tokens` tokens takes."""
+        return self.layout.request_blocks(tokens, in_flight_tokens=self.in_flight_tokens)
 
-    @property
-    def default_batched_tokens(self) -> int:
-        """The default of vLLM for this device (`EngineArgs.get_batch_defaults`, API server)."""
-        gpu = self.accelerator
-        if gpu.memory_bytes >= 160 * GIB:
-            return 16384
-        return 8192 if gpu.memory_bytes >= 70 * GIB and "A100" not in gpu.product else 2048
+    def holds(self, tokens: int) -> bool:
+        """Whether vLLM admits a request of `tokens` tokens."""
+        return self.request_blocks(tokens) <= self.usable_blocks
 
-    def batches(self) -> Iterator[Batch]:
-        """Batch limits to try, the widest first."""
-        wanted = self.workload.concurrency
-        most = wanted if self.accelerator.is_cpu else max(wanted, GPU_SEQUENCES)
-        sequences = self.limits.max_sequences or most
-        tokens = self.limits.max_batched_tokens or self.default_batched_tokens
-        yield Batch(max_sequences=sequences, max_batched_tokens=tokens)
-        while not self.limits.max_batched_tokens and tokens > FEWEST_BATCHED_TOKENS:
-            tokens //= 2
-            yield Batch(max_sequences=min(sequences, tokens), max_batched_tokens=tokens)
+    def longest_tokens(self, at_most: int) -> int:
+        """Longest request, up to `at_most` tokens, that vLLM admits; 0 when not one token is."""
+        return self.layout.longest_tokens(
+            self.cache_bytes, at_most=at_most, in_flight_tokens=self.in_flight_tokens
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,68 +97,76 @@ def attempt(problem: Problem, cache_format: CacheFormat) -> Draft | Misfit:
         return Misfit(UNSUPPORTED, refusal)
     layout = cache_layout(problem.shape, problem.accelerator, cache_format)
     for batch in problem.batches():
-        if draft := _fit(problem, cache_format, layout, batch):
-            return draft
-    return _misfit(problem, layout, batch)
+        narrowed = _narrowed(problem, layout, batch)
+        room = _room(problem, layout, narrowed)
+        if room.holds(problem.needed_tokens):
+            return _draft(problem, cache_format, narrowed, room)
+    return _misfit(problem, room)
 
 
-def _fit(
-    problem: Problem, cache_format: CacheFormat, layout: CacheLayout, batch: Batch
-) -> Draft | None:
-    """The draft with as many sequences as the cache holds requests, `batch` allowing.
+def fits(problem: Problem, cache_format: CacheFormat) -> bool:
+    """Whether `attempt` gives a draft, found out without making one."""
+    if cache_format.refusal(problem.shape, problem.accelerator.is_cpu):
+        return False
+    layout = cache_layout(problem.shape, problem.accelerator, cache_format)
+    *_, smallest = problem.batches()
+    if not problem.limits.max_sequences:
+        smallest = replace(smallest, max_sequences=1)
+    return _room(problem, layout, smallest).holds(problem.needed_tokens)
+
+
+def _room(problem: Problem, layout: CacheLayout, batch: Batch) -> Room:
+    lines = overhead(problem.shape, problem.accelerator, batch, problem.version)
+    taken = sum(line.size_bytes for line in lines)
+    in_flight_tokens = problem.in_flight_steps * batch.max_batched_tokens
+    return Room(layout, lines, problem.budget_bytes - taken, in_flight_tokens)
+
+
+def _narrowed(problem: Problem, layout: CacheLayout, batch: Batch) -> Batch:
+    """The batch with no more sequences than the cache holds requests of the workload.
 
     Fewer sequences leave more memory to the cache, so the number is searched for.
     """
     if problem.limits.max_sequences:
-        return _draft(problem, cache_format, layout, batch)
+        return batch
     low, high = 1, batch.max_sequences
     while low < high:
         middle = ceil_div(low + high, 2)
-        draft = _draft(problem, cache_format, layout, replace(batch, max_sequences=middle))
-        low, high = (middle, high) if draft and draft.requests >= middle else (low, middle - 1)
-    return _draft(problem, cache_format, layout, replace(batch, max_sequences=low))
+        room = _room(problem, layout, replace(batch, max_sequences=middle))
+        enough = room.holds(problem.needed_tokens) and _requests(problem, room) >= middle
+        low, high = (middle, high) if enough else (low, middle - 1)
+    return replace(batch, max_sequences=low)
 
 
-def _draft(
-    problem: Problem, cache_format: CacheFormat, layout: CacheLayout, batch: Batch
-) -> Draft | None:
-    """The draft for exactly this batch; None where the needed length does not fit."""
-    lines = overhead(problem.shape, problem.accelerator, batch, problem.version)
-    cache_bytes = problem.budget_bytes - sum(line.size_bytes for line in lines)
-    in_flight = _in_flight_tokens(problem, batch)
-    wanted = problem.limits.max_model_tokens or problem.shape.max_position_tokens
-    longest = layout.longest_tokens(cache_bytes, at_most=wanted, in_flight_tokens=in_flight)
-    if longest < problem.needed_tokens:
-        return None
-    request_blocks = layout.request_blocks(longest, in_flight_tokens=in_flight)
+def _requests(problem: Problem, room: Room) -> int:
+    return room.usable_blocks // room.request_blocks(problem.workload.request_tokens)
+
+
+def _draft(problem: Problem, cache_format: CacheFormat, batch: Batch, room: Room) -> Draft:
+    longest = room.longest_tokens(
+        problem.limits.max_model_tokens or problem.shape.max_position_tokens
+    )
+    request_blocks = room.request_blocks(longest)
     if problem.accelerator.is_cpu:
-        useful = 1 + batch.max_sequences * request_blocks
-        cache_bytes = min(cache_bytes, useful * layout.block_bytes)
-    each = layout.request_blocks(problem.workload.request_tokens, in_flight_tokens=in_flight)
+        useful_bytes = (1 + batch.max_sequences * request_blocks) * room.layout.block_bytes
+        room = replace(room, cache_bytes=min(room.cache_bytes, useful_bytes))
     return Draft(
         format=cache_format,
-        layout=layout,
+        layout=room.layout,
         batch=batch,
-        lines=lines,
-        cache_bytes=cache_bytes,
+        lines=room.lines,
+        cache_bytes=room.cache_bytes,
         max_model_tokens=longest,
         request_blocks=request_blocks,
-        requests=(layout.blocks(cache_bytes) - 1) // each,
+        requests=_requests(problem, room),
     )
 
 
-def _in_flight_tokens(problem: Problem, batch: Batch) -> int:
-    steps = 1 if problem.accelerator.is_cpu else problem.version.in_flight_steps
-    return steps * batch.max_batched_tokens
-
-
-def _misfit(problem: Problem, layout: CacheLayout, batch: Batch) -> Misfit:
-    lines = overhead(problem.shape, problem.accelerator, batch, problem.version)
-    taken = sum(line.size_bytes for line in lines)
-    free = problem.budget_bytes - taken
-    in_flight = _in_flight_tokens(problem, batch)
+def _misfit(problem: Problem, room: Room) -> Misfit:
+    """Why the room that the narrowest batch leaves is too little."""
+    taken = sum(line.size_bytes for line in room.lines)
     tokens = problem.needed_tokens
-    longest = layout.longest_tokens(free, at_most=tokens, in_flight_tokens=in_flight)
+    longest = room.longest_tokens(tokens)
     budget = f"{problem.budget_bytes / GIB:.2f} GiB that vLLM may take"
     if not longest:
         return Misfit(
@@ -184,10 +174,10 @@ def _misfit(problem: Problem, layout: CacheLayout, batch: Batch) -> Misfit:
             f"Weights, activations and runtime need {taken / GIB:.2f} GiB a device, and the"
             f" {budget} leave no room for a cache",
         )
-    need = layout.block_bytes * (1 + layout.request_blocks(tokens, in_flight_tokens=in_flight))
+    need = room.layout.block_bytes * (1 + room.request_blocks(tokens))
     return Misfit(
         "ContextTooLong",
         f"A request of {tokens:,} tokens needs {need / GIB:.2f} GiB of cache, and the {budget}"
-        f" leave {free / GIB:.2f} GiB, room for {longest:,} tokens",
+        f" leave {room.cache_bytes / GIB:.2f} GiB, room for {longest:,} tokens",
         longest,
     )

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from kvarn.planner.draft import Draft, Misfit, Problem
+from kvarn.planner.draft import Draft, Misfit
+from kvarn.planner.problem import Problem
 from kvarn.planner.result import Alternative, Choice
 
 BY_HAND = "as asked"

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from kvarn.planner.accelerators import GIB, Accelerator, known_gpus
-from kvarn.planner.draft import Misfit, Problem
+from kvarn.planner.draft import Misfit
+from kvarn.planner.problem import Problem
 
 COUNTS = (2, 4, 8)
 MORE = 1.05

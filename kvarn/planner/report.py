@@ -27,8 +27,8 @@ def print_plan(
     console: Console, shape: ModelShape, plan: Plan, command: str, *, explain: bool
 ) -> None:
     """The whole plan; with `explain`, every decision and where each figure comes from."""
-    console.print(_headline(shape, plan))
-    console.print(Text(plan.reason, style="green"))
+    console.print(_headline(shape, plan), soft_wrap=True)
+    console.print(Text(plan.reason, style="green"), soft_wrap=True)
     console.print(_account(plan, explain=explain))
     console.print(_formats(plan))
     if explain:

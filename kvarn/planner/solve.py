@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from kvarn.planner.accelerators import Accelerator
-from kvarn.planner.draft import UNSUPPORTED, Draft, Misfit, Problem, attempt
+from kvarn.planner.draft import UNSUPPORTED, Draft, Misfit, attempt, fits
 from kvarn.planner.errors import PlanError, RequestError
 from kvarn.planner.explain import alternatives, choices, format_reason
 from kvarn.planner.formats import FORMATS
 from kvarn.planner.memory import AccountLine
+from kvarn.planner.problem import Problem
 from kvarn.planner.remedy import remedies
 from kvarn.planner.result import Plan
 from kvarn.planner.shape import ModelShape
@@ -119,7 +120,7 @@ def _refused(problem: Problem, cache_format: str, misfits: Sequence[Misfit]) -> 
 
 
 def _fits(problem: Problem) -> bool:
-    return any(isinstance(attempt(problem, known), Draft) for known in FORMATS.values())
+    return any(fits(problem, known) for known in FORMATS.values())
 
 
 def _plan(
@@ -152,7 +153,7 @@ def _plan(
 def _account(problem: Problem, draft: Draft) -> tuple[AccountLine, ...]:
     total, budget = problem.accelerator.memory_bytes, problem.budget_bytes
     taken = sum(line.size_bytes for line in draft.lines)
-    blocks = f"{draft.cache_blocks} blocks of {draft.layout.block_bytes} bytes"
+    blocks = f"{draft.cache_blocks:,} blocks of {draft.layout.block_bytes:,} bytes"
     return (
         AccountLine("total", total, problem.accelerator.product),
         AccountLine(

@@ -7,8 +7,6 @@ from kvarn.planner.errors import ShapeError
 from kvarn.planner.hf_config import read_shape
 from kvarn.planner.shape import ModelShape
 
-HUB_SCHEME = "hf://"
-
 
 def find_shape(source: str) -> ModelShape:
     """The shape of the model at `source`.
@@ -20,10 +18,9 @@ def find_shape(source: str) -> ModelShape:
     Raises:
         ShapeError: nothing is there, or it cannot be planned for.
     """
-    name = source.removeprefix(HUB_SCHEME)
-    if name == source and Path(source).exists():
+    if _on_disk(source):
         return read_shape(source)
-    match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name)
+    match = _HUB_NAME.fullmatch(source)
     if match is None:
         raise ShapeError(
             "UnknownModel",
@@ -32,4 +29,22 @@ def find_shape(source: str) -> ModelShape:
         )
     from kvarn.planner.hub import hub_shape  # noqa: PLC0415
 
-    return hub_shape(match[1], match[2])
+    return hub_shape(match["name"], match["revision"])
+
+
+def serve_arguments(source: str) -> tuple[str, ...]:
+    """How `vllm serve` is told of the model at `source`, as `find_shape` takes it."""
+    if _on_disk(source):
+        path = Path(source)
+        return (str(path.parent if path.name == "config.json" else path),)
+    if match := _HUB_NAME.fullmatch(source):
+        revision = match["revision"]
+        return (match["name"], *(("--revision", revision) if revision else ()))
+    return (source,)
+
+
+def _on_disk(source: str) -> bool:
+    return bool(source) and not source.startswith("hf://") and Path(source).exists()
+
+
+_HUB_NAME = re.compile(r"(?:hf://)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")

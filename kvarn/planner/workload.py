@@ -53,8 +53,19 @@ class Limits:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RequestError("InvalidLimits", f"{name} is {value}; give at least 1, or auto.")
+        if self.max_sequences and self.max_batched_tokens:
+            self._check_batch(self.max_sequences, self.max_batched_tokens)
         if self.utilization_percent is not None and not 1 <= self.utilization_percent <= 100:
             raise RequestError(
                 "InvalidLimits",
                 f"utilization_percent is {self.utilization_percent}; give 1 to 100.",
+            )
+
+    def _check_batch(self, sequences: int, tokens: int) -> None:
+        """One step computes at least a token for each sequence (vLLM's `SchedulerConfig`)."""
+        if tokens < sequences:
+            raise RequestError(
+                "InvalidLimits",
+                f"max_batched_tokens is {tokens} and max_sequences {sequences}; raise the first"
+                " to the second at least.",
             )

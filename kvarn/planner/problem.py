@@ -1,0 +1,68 @@
+"""What is given to the solver, and the batch limits that it may try."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kvarn.planner.accelerators import GIB, Accelerator
+from kvarn.planner.memory import Batch
+from kvarn.planner.shape import ModelShape
+from kvarn.planner.version import EngineVersion
+from kvarn.planner.workload import Limits, Workload
+
+FEWEST_BATCHED_TOKENS = 512
+GPU_SEQUENCES = 256
+"""Sequences at once on a GPU unless the workload wants more: sampling for more costs memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """What is given: a model, an accelerator, a workload that fits the model, fixed limits."""
+
+    shape: ModelShape
+    accelerator: Accelerator
+    workload: Workload
+    limits: Limits
+    version: EngineVersion
+
+    @property
+    def utilization_percent(self) -> int:
+        """Share of the device that vLLM may take; all of a container's memory on the CPU."""
+        if self.accelerator.is_cpu:
+            return 100
+        return self.limits.utilization_percent or self.version.utilization_percent
+
+    @property
+    def budget_bytes(self) -> int:
+        """What vLLM may take of one device."""
+        return self.accelerator.memory_bytes * self.utilization_percent // 100
+
+    @property
+    def needed_tokens(self) -> int:
+        """Length of request that must fit."""
+        return self.limits.max_model_tokens or self.workload.request_tokens
+
+    @property
+    def default_batched_tokens(self) -> int:
+        """The default of vLLM for this device (`EngineArgs.get_batch_defaults`, API server)."""
+        gpu = self.accelerator
+        if gpu.memory_bytes >= 160 * GIB:
+            return 16384
+        return 8192 if gpu.memory_bytes >= 70 * GIB and "A100" not in gpu.product else 2048
+
+    @property
+    def in_flight_steps(self) -> int:
+        """Steps that vLLM schedules at once; it does not look ahead on the CPU."""
+        return 1 if self.accelerator.is_cpu else self.version.in_flight_steps
+
+    def batches(self) -> Iterator[Batch]:
+        """Batch limits to try, the widest first; vLLM wants a token for each sequence."""
+        limits, load = self.limits, self.workload
+        most = load.concurrency if self.accelerator.is_cpu else max(load.concurrency, GPU_SEQUENCES)
+        sequences = limits.max_sequences or most
+        tokens = limits.max_batched_tokens or self.default_batched_tokens
+        fewest = limits.max_batched_tokens or FEWEST_BATCHED_TOKENS
+        if limits.max_sequences:
+            tokens, fewest = max(tokens, sequences), max(fewest, sequences)
+        while tokens >= fewest:
+            yield Batch(max_sequences=min(sequences, tokens), max_batched_tokens=tokens)
+            tokens //= 2

@@ -1,0 +1,124 @@
+"""The command line: what it prints and how it exits."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from kvarn.cli import main
+from kvarn.planner import Accelerator, ModelShape, Plan, plan, read_shape
+from tests.planner.builders import config_path
+
+ROOT = Path(__file__).parent.parent.parent
+GOLDEN = Path(__file__).parent / "golden"
+QWEN = str(config_path("Qwen3-8B"))
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("fits", "plan tests/data/model-configs/Qwen3-8B.json --gpu H200"),
+        (
+            "explained",
+            (
+                "plan tests/data/model-configs/Qwen2.5-32B.json --gpu H100 --tp 2 --explain"
+                " --prompt-tokens 30000 --output-tokens 1000 --concurrency 128"
+            ),
+        ),
+        (
+            "refused",
+            "plan tests/data/model-configs/gemma-2-2b-it.json --gpu L4 --concurrency 100",
+        ),
+        ("cpu", "plan tests/data/model-configs/Qwen2.5-0.5B.json --gpu cpu --concurrency 4"),
+        ("gpus", "gpus"),
+    ],
+)
+def test_output_is_as_it_was(name: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Golden files are this command's output: `kvarn plan … > tests/planner/golden/NAME.txt`."""
+    monkeypatch.chdir(ROOT)
+
+    result = run(*command.split())
+
+    assert result.exit_code == 0
+    assert result.stdout == (GOLDEN / f"{name}.txt").read_text()
+
+
+def test_json_holds_the_plan_and_the_command() -> None:
+    report = json.loads(run("plan", QWEN, "--gpu", "H200", "--json").stdout)
+
+    made = plan(read_shape(QWEN), Accelerator.find("H200"))
+    assert Plan.from_dict(report["plan"]) == made
+    assert ModelShape.from_dict(report["shape"]) == read_shape(QWEN)
+    assert report["command"] == ["vllm", "serve", QWEN, *made.vllm_flags()]
+
+
+def test_limits_by_hand_stand_in_the_plan() -> None:
+    options = ("--max-model-len", "4096", "--max-num-seqs", "7", "--max-num-batched-tokens", "1024")
+    result = run("plan", QWEN, "--gpu", "L4", "--gpu-memory-utilization", "0.9", *options, "--json")
+
+    made = Plan.from_dict(json.loads(result.stdout)["plan"])
+    assert (made.max_model_tokens, made.max_sequences, made.max_batched_tokens) == (4096, 7, 1024)
+    assert made.utilization_percent == 90
+
+
+def test_what_does_not_fit_exits_with_1_and_a_remedy() -> None:
+    result = run("plan", str(config_path("Qwen2.5-32B")), "--gpu", "L4")
+
+    assert result.exit_code == 1
+    assert "or use 4 of L4-24GB" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nowhere", "--gpu", "H100"), "nowhere is no folder, no file and no model's name"),
+        ((QWEN, "--gpu", "H1000"), "No GPU is known as H1000"),
+        ((QWEN, "--gpu", "H100", "--tp", "3"), "do not divide among 3"),
+        ((QWEN, "--gpu", "H100", "--tp", "0"), "count is 0"),
+        ((QWEN, "--gpu", "H100", "--concurrency", "0"), "concurrency is 0"),
+        ((QWEN, "--gpu", "H100", "--memory", "-1"), "memory is -"),
+        ((QWEN, "--gpu", "H100", "--vllm-version", "x"), "version is 'x'"),
+        ((QWEN, "--gpu", "H100", "--format", "int1"), "'int1' is not one of"),
+        ((QWEN,), "Missing option '--gpu'"),
+        ((__file__, "--gpu", "H100"), "holds no JSON"),
+    ],
+)
+def test_bad_input_exits_with_2_and_says_why(arguments: tuple[str, ...], words: str) -> None:
+    result = run("plan", *arguments)
+
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert not result.stdout
+
+
+def test_errors_are_json_where_json_is_asked_for() -> None:
+    result = run("plan", QWEN, "--gpu", "H1000", "--json")
+
+    assert json.loads(result.stdout)["error"]["reason"] == "UnknownAccelerator"
+
+
+def test_every_gpu_is_listed_with_its_memory() -> None:
+    listing = json.loads(run("gpus", "--json").stdout)
+
+    found = {entry["product"]: entry["memoryBytes"] for entry in listing}
+    assert found["H100-80GB-HBM3"] == Accelerator.find("H100").memory_bytes
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_call_the_command_back(shell: str) -> None:
+    assert f"_KVARN_COMPLETE={shell}_complete" in run("completion", shell).stdout
+
+
+def test_planning_imports_neither_a_model_library_nor_kubernetes() -> None:
+    code = (
+        "import sys, kvarn.cli; print([m for m in ('torch', 'rich', 'kopf') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert out.stdout == b"[]\n"

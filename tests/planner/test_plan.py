@@ -1,0 +1,272 @@
+"""What a plan promises, whatever the model and the device."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from kvarn.planner import (
+    AUTO,
+    FORMATS,
+    Accelerator,
+    Limits,
+    ModelShape,
+    Plan,
+    PlanError,
+    RequestError,
+    Workload,
+    plan,
+)
+from kvarn.planner.accelerators import GIB
+from tests.planner.builders import accelerators, real_shape, shapes
+
+QWEN = real_shape("Qwen3-8B")
+LARGE = real_shape("Qwen2.5-32B")
+H100 = Accelerator.find("H100")
+LONG = Workload(prompt_tokens=16384, output_tokens=1024, concurrency=256)
+
+formats = st.sampled_from([AUTO, *FORMATS])
+
+
+def planned(
+    shape: ModelShape, device: Accelerator, cache_format: str, limits: Limits | None = None
+) -> Plan | None:
+    """The plan, or None where there is none."""
+    try:
+        return plan(shape, device, cache_format=cache_format, limits=limits)
+    except (PlanError, RequestError):
+        return None
+
+
+@given(shapes(), accelerators, formats)
+def test_the_account_adds_up_to_the_devices_memory(
+    shape: ModelShape, device: Accelerator, cache_format: str
+) -> None:
+    made = planned(shape, device, cache_format)
+    assume(made)
+
+    total, *parts = made.account
+    assert total.size_bytes == device.memory_bytes
+    assert sum(line.size_bytes for line in parts) == total.size_bytes
+    assert all(line.size_bytes >= 0 for line in parts)
+
+
+@given(shapes(), accelerators, formats)
+def test_a_plan_survives_json(shape: ModelShape, device: Accelerator, cache_format: str) -> None:
+    made = planned(shape, device, cache_format)
+    assume(made)
+
+    assert Plan.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+
+
+@given(shapes(), accelerators, st.sampled_from(list(FORMATS)), st.integers(1, 64 * GIB))
+def test_more_memory_never_holds_fewer_tokens(
+    shape: ModelShape, device: Accelerator, cache_format: str, more_bytes: int
+) -> None:
+    fixed = Limits(max_model_tokens=512, max_sequences=8, max_batched_tokens=512)
+    made = planned(shape, device, cache_format, fixed)
+    assume(made)
+
+    larger = replace(device, memory_bytes=device.memory_bytes + more_bytes)
+    again = planned(shape, larger, cache_format, fixed)
+    assert again
+    assert again.cache_tokens >= made.cache_tokens
+
+
+@given(shapes(), accelerators, formats)
+def test_what_vllm_would_refuse_is_never_planned(
+    shape: ModelShape, device: Accelerator, cache_format: str
+) -> None:
+    """A request of maximal length fits beside the block that the pool keeps empty."""
+    made = planned(shape, device, cache_format)
+    assume(made)
+
+    assert 1 <= made.max_model_tokens <= shape.max_position_tokens
+    assert made.request_blocks < made.cache_blocks
+    assert 1 <= made.max_sequences <= made.max_batched_tokens
+
+
+@given(shapes(), accelerators, st.sampled_from(list(FORMATS)))
+def test_planning_again_with_the_limits_of_a_plan_gives_that_plan(
+    shape: ModelShape, device: Accelerator, cache_format: str
+) -> None:
+    """What the operator wrote into a pod stays true when it plans again."""
+    made = planned(shape, device, cache_format)
+    assume(made)
+
+    fixed = Limits(
+        max_model_tokens=made.max_model_tokens,
+        max_sequences=made.max_sequences,
+        max_batched_tokens=made.max_batched_tokens,
+    )
+    again = plan(shape, device, cache_format=cache_format, limits=fixed)
+    assert (again.cache_bytes, again.cache_tokens) == (made.cache_bytes, made.cache_tokens)
+
+
+@given(shapes(), accelerators, formats)
+def test_a_refusal_names_a_number_and_a_remedy(
+    shape: ModelShape, device: Accelerator, cache_format: str
+) -> None:
+    assume(planned(shape, device, cache_format) is None)
+
+    with pytest.raises((PlanError, RequestError), match=r"\d.*(use|shorten|give) .*\.$"):
+        plan(shape, device, cache_format=cache_format)
+
+
+def test_auto_keeps_full_precision_where_a_smaller_cache_gains_nothing() -> None:
+    made = plan(QWEN, H100)
+
+    assert made.format == "bf16"
+    assert "fit without a smaller cache" in made.reason
+
+
+def test_auto_takes_the_smallest_cache_where_memory_binds() -> None:
+    made = plan(LARGE, H100, workload=LONG)
+
+    assert made.format == "kvarn_k4v2_g128"
+    assert "fp8" in made.reason
+
+
+def test_auto_avoids_tiles_where_requests_are_too_short_for_them() -> None:
+    """Each request's open tile takes whole blocks, which short requests never win back."""
+    short = Workload(prompt_tokens=48, output_tokens=16, concurrency=4096)
+
+    made = plan(LARGE, H100, workload=short)
+
+    assert not made.format.startswith("kvarn")
+
+
+def test_auto_avoids_tiles_for_attention_that_they_cannot_serve() -> None:
+    made = plan(replace(LARGE, attention_traits=("softcap",)), H100, workload=LONG)
+
+    refused = {other.format: other.note for other in made.alternatives if not other.cache_tokens}
+    assert made.format == "fp8"
+    assert set(refused.values()) == {"attention with softcap"}
+
+
+def test_every_format_stands_beside_the_chosen_one() -> None:
+    made = plan(QWEN, H100)
+
+    tokens = [other.cache_tokens for other in made.alternatives]
+    assert [other.format for other in made.alternatives] == list(FORMATS)
+    assert tokens == sorted(tokens)
+
+
+def test_the_whole_context_is_offered_where_one_request_fits() -> None:
+    assert plan(QWEN, H100).max_model_tokens == 40960
+
+
+def test_batches_shrink_before_a_model_is_refused() -> None:
+    tight = replace(H100, memory_bytes=round(17.45 * GIB))
+
+    made = plan(QWEN, tight, cache_format="bf16")
+
+    assert made.max_batched_tokens < 2048
+    assert "activations leave room" in made.choices[2].reason
+
+
+@pytest.mark.parametrize(
+    ("device", "limits", "words"),
+    [
+        ("L40S", Limits(), "use H100-80GB-HBM3 or use 2 of L40S-48GB"),
+        ("H100", Limits(max_model_tokens=131072), "shorten the context to"),
+    ],
+)
+def test_what_does_not_fit_says_what_would(device: str, limits: Limits, words: str) -> None:
+    with pytest.raises(PlanError, match=words):
+        plan(LARGE, Accelerator.find(device), limits=limits, cache_format="bf16")
+
+
+def test_a_container_too_small_says_how_large_it_must_be() -> None:
+    with pytest.raises(PlanError, match="give the container 32 GiB"):
+        plan(QWEN, Accelerator.cpu(memory_bytes=4 * GIB))
+
+
+def test_a_remedy_works() -> None:
+    with pytest.raises(PlanError, match="2 of L40S"):
+        plan(LARGE, Accelerator.find("L40S"))
+
+    assert plan(LARGE, Accelerator.find("L40S", count=2))
+
+
+def test_the_cpu_cache_is_no_larger_than_the_limits_can_use() -> None:
+    fixed = Limits(max_model_tokens=2048, max_sequences=4)
+    made = plan(
+        real_shape("Qwen2.5-0.5B"),
+        Accelerator.cpu(memory_bytes=16 * GIB),
+        limits=fixed,
+        cache_format="kvarn_k4v2_g128",
+    )
+
+    assert made.cache_blocks == 1 + 4 * made.request_blocks
+    assert made.line("left") > GIB
+
+
+def test_flags_say_what_the_plan_says() -> None:
+    made = plan(LARGE, Accelerator.find("H100", count=2), workload=LONG)
+
+    flags = dict(zip(made.vllm_flags()[::2], made.vllm_flags()[1::2], strict=True))
+    assert flags == {
+        "--kv-cache-dtype": made.kv_cache_dtype,
+        "--max-model-len": str(made.max_model_tokens),
+        "--max-num-seqs": str(made.max_sequences),
+        "--max-num-batched-tokens": str(made.max_batched_tokens),
+        "--gpu-memory-utilization": "0.92",
+        "--tensor-parallel-size": "2",
+    }
+
+
+def test_the_cpu_gets_its_cache_in_bytes() -> None:
+    made = plan(real_shape("Qwen2.5-0.5B"), Accelerator.cpu())
+
+    assert made.vllm_flags()[-2:] == ("--kv-cache-memory-bytes", str(made.cache_bytes))
+
+
+@pytest.mark.parametrize(
+    ("keywords", "words"),
+    [
+        ({"cache_format": "int1"}, "No cache format is called int1; use auto, bf16"),
+        ({"engine_version": "newest"}, "version is 'newest'"),
+        ({"limits": Limits(max_model_tokens=50_000)}, "trained for 40,960"),
+        ({"workload": Workload(prompt_tokens=50_000)}, "lower one of the two"),
+    ],
+)
+def test_a_request_that_cannot_be_names_the_remedy(keywords: dict[str, object], words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        plan(QWEN, H100, **keywords)
+
+
+def test_heads_must_divide_among_the_devices() -> None:
+    with pytest.raises(RequestError, match="14 attention heads do not divide among 4"):
+        plan(real_shape("Qwen2.5-0.5B"), Accelerator.find("L4", count=4))
+
+
+@pytest.mark.parametrize("field", ["prompt_tokens", "output_tokens", "concurrency"])
+def test_an_empty_workload_is_refused(field: str) -> None:
+    with pytest.raises(RequestError, match=f"{field} is 0"):
+        Workload(**{field: 0})
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_sequences": 0},
+        {"utilization_percent": 0},
+        {"utilization_percent": 101},
+        {"max_batched_tokens": 8, "max_sequences": 9},
+    ],
+)
+def test_impossible_limits_are_refused(limits: dict[str, int]) -> None:
+    with pytest.raises(RequestError, match=next(iter(limits))):
+        Limits(**limits)
+
+
+def test_older_versions_take_more_for_sampling() -> None:
+    """Qwen3-14B on an H100 left 41.94 GiB for the cache under 0.16 and 45.34 under 0.17."""
+    taken = [
+        plan(QWEN, H100, engine_version=version).line("activations") for version in ("0.16", "0.17")
+    ]
+
+    assert taken[0] > taken[1]

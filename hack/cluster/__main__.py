@@ -133,4 +133,5 @@ def _replace(command: list[str]) -> None:
     os.execvp(command[0], command)  # noqa: S606
 
 
-main()
+if __name__ == "__main__":
+    main()

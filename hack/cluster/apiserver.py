@@ -72,11 +72,12 @@ def _apiserver(kube: Path, keys: Path, endpoints: components.Endpoints) -> list[
 def _endpoints(port: int | None) -> components.Endpoints:
     if port is not None and port_is_taken(port):
         raise Refusal(f"Port {port} is taken on 127.0.0.1: give another one with --port.")
-    etcd, peer, free = _free_ports(3)
+    etcd, peer, free = free_ports(3)
     return components.Endpoints(etcd=etcd, etcd_peer=peer, api=port or free)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nothing listens on now."""
     with ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

@@ -81,7 +81,7 @@ def build(module: Module, cache: Cache) -> Path:
     finished = cache.programs / f"{module.name}-{module.key}"
     if finished.is_dir():
         return finished
-    go = golang.find(cache, minimum=_minimum_go(module))
+    go = golang.find(cache, minimum=minimum_go(module))
     require_room(cache.root, ROOM_BYTES, what=f"building {module.name}")
     cache.programs.mkdir(parents=True, exist_ok=True)
     with _unfinished(finished) as folder:
@@ -173,7 +173,8 @@ def _lines(command: Sequence[str | Path], module: Module) -> Iterator[str]:
         )
 
 
-def _minimum_go(module: Module) -> tuple[int, int]:
+def minimum_go(module: Module) -> tuple[int, int]:
+    """The oldest Go, as (major, minor), that `module` says it compiles with."""
     found = re.search(r"^go (\d+)\.(\d+)", module.requirements, re.MULTILINE)
     assert found, f"{module.source}/go.mod has no go line"
     return int(found[1]), int(found[2])

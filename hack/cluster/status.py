@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,9 @@ def status(cluster: Layout) -> Status:
 
 def processes(cluster: Layout) -> list[Process]:
     """Every process of the node and of its pods."""
-    namespace = Path(f"/proc/{host.require_running(cluster)}/ns/pid").readlink()
     recorded = json.loads(cluster.processes.read_text()) if cluster.processes.exists() else {}
     components = {pid: name for name, pid in recorded.items()} | {1: NODE}
-    found = (_process(folder, namespace, components) for folder in Path("/proc").glob("[0-9]*"))
+    found = (_process(pid, components) for pid in _descendants(host.require_running(cluster)))
     return [process for process in found if process]
 
 
@@ -98,18 +98,30 @@ def _nodes(cluster: Layout) -> dict[str, str]:
     }
 
 
-def _process(folder: Path, namespace: Path, components: dict[int, str]) -> Process | None:
+def _descendants(ancestor: int) -> list[int]:
+    """A process and all below it; those of pods have process namespaces of their own."""
+    found, pending = [], [ancestor]
+    while pending:
+        pid = pending.pop()
+        found.append(pid)
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            with suppress(OSError):
+                pending += map(int, children.read_text().split())
+    return found
+
+
+def _process(pid: int, components: dict[int, str]) -> Process | None:
+    folder = Path(f"/proc/{pid}")
     # A process may end while it is looked at.
     try:
-        if (folder / "ns" / "pid").readlink() != namespace:
-            return None
-        inside = re.search(r"^NSpid:.*\t(\d+)$", (folder / "status").read_text(), re.MULTILINE)
+        # Its ids from the host's namespace inwards: the second is the node's.
+        ids = re.search(r"^NSpid:\t\d+\t(\d+)", (folder / "status").read_text(), re.MULTILINE)
         used = re.search(r"^Pss:\s+(\d+) kB", (folder / "smaps_rollup").read_text(), re.MULTILINE)
         command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return None
-    name = components.get(int(inside[1]) if inside else 0, PODS)
-    return Process(name, int(folder.name), int(used[1]) * 1024 if used else 0, command.strip())
+    name = components.get(int(ids[1]) if ids else 0, PODS)
+    return Process(name, pid, int(used[1]) * 1024 if used else 0, command.strip())
 
 
 def _told(program: str) -> str:

@@ -40,4 +40,5 @@ def torch(*, print_path: bool) -> None:
         click.echo(wheel)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -2,10 +2,12 @@
 
 1. Symbol tables leave the shared objects: 440 MB that only a debugger reads.
 2. Of vLLM's three builds of its CPU kernels the one that runs everywhere stays.
-3. What serving imports is compiled, so that a server on a read-only disk starts without compiling.
+3. The libraries' own tests go.
+4. What serving imports is compiled, so that a server on a read-only disk starts without compiling.
 """
 
 import importlib
+import shutil
 import struct
 import sys
 import sysconfig
@@ -16,6 +18,7 @@ PACKAGES = Path(sysconfig.get_path("purelib"))
 ELF_64_LITTLE_ENDIAN = b"\x7fELF\x02\x01"
 KEPT_KERNELS = "_C_AVX2.abi3.so"
 OTHER_KERNELS = ("_C.abi3.so", "_C_AVX512.abi3.so")
+TESTED = ("networkx", "numpy", "sympy")
 SERVING = (
     "vllm.entrypoints.launchers.api_server.entry",
     "vllm.entrypoints.launchers.cli_args",
@@ -31,7 +34,7 @@ SERVING = (
 
 
 def main() -> None:
-    """Do all three, and say what it saved."""
+    """Do all four, and say what it saved."""
     saved = sum(drop_symbols(path) for path in PACKAGES.rglob("*.so*") if path.is_file())
     for name in OTHER_KERNELS:
         other = PACKAGES / "vllm" / name
@@ -39,6 +42,9 @@ def main() -> None:
         other.unlink()
         other.symlink_to(KEPT_KERNELS)
     print(f"{saved / 1e6:.0f} MB of symbols and spare kernels removed")
+    for library in TESTED:
+        for tests in sorted((PACKAGES / library).rglob("tests")):
+            shutil.rmtree(tests)
     sys.dont_write_bytecode = False
     warnings.simplefilter("ignore")
     for module in SERVING:

@@ -67,3 +67,15 @@ def tiny_model(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Callable
         return written[key]
 
     return write
+
+
+@pytest.fixture
+def refusal(host: Host) -> Callable[..., str]:
+    """What vLLM says instead of starting."""
+
+    def refuse(model: str, **options: Any) -> str:
+        with pytest.raises(CallError) as caught:
+            host.call("capacity_tokens", model=model, options=options)
+        return str(caught.value)
+
+    return refuse

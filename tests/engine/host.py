@@ -56,8 +56,14 @@ def generate(
         "tokens": [[list(output.outputs[0].token_ids) for output in round_] for round_ in outputs],
         "cached": [[output.num_cached_tokens for output in round_] for round_ in outputs],
         "preemptions": metrics["vllm:num_preemptions"],
-        "capacity": llm.llm_engine.vllm_config.cache_config.kv_cache_size_tokens,
     }
+
+
+def capacity_tokens(*, model: str, options: dict[str, Any]) -> int:
+    """What vLLM reports as the size of its cache."""
+    llm = LLM(model, **DEFAULTS | options)
+    reported: int = llm.llm_engine.vllm_config.cache_config.kv_cache_size_tokens
+    return reported
 
 
 def compare_pages(
@@ -131,7 +137,10 @@ def _complete(llm: LLM, prompts: list[list[int]], tokens: int) -> list[Any]:
     return outputs
 
 
-CALLS = {call.__name__: call for call in (write_model, generate, compare_pages, forget_pages)}
+CALLS = {
+    call.__name__: call
+    for call in (write_model, generate, capacity_tokens, compare_pages, forget_pages)
+}
 
 
 def main(address: str) -> None:

@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 
 from kvarn.format.layout import FORMATS, TILE_TOKENS, TileLayout, tail_bytes
+from kvarn.planner import FORMATS as PLANNED_FORMATS
+from kvarn.planner import Accelerator, read_shape
+from kvarn.planner.cache import cache_layout
 
 pytestmark = pytest.mark.serving
 
@@ -50,27 +53,50 @@ def test_tokens_come_out_of_the_packed_pages(host: Any, tiny_model: Callable[...
 
 
 @pytest.mark.parametrize("cache_format", ["kvarn_k4v2_g128", "kvarn_k4v4_g128"])
-def test_capacity_is_what_the_page_arithmetic_says(
-    host: Any, tiny_model: Callable[..., str], cache_format: str
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"num_hidden_layers": 10}, id="two-tails-a-block"),
+        pytest.param({"num_hidden_layers": 3}, id="a-tail-wider-than-the-tiles"),
+        pytest.param({"num_hidden_layers": 12, "head_dim": 80}, id="head-dimension-80"),
+        pytest.param(
+            {
+                "model_type": "gemma3_text",
+                "num_hidden_layers": 12,
+                "sliding_window": 256,
+                "layer_types": [*["sliding_attention"] * 5, "full_attention"] * 2,
+            },
+            id="sliding-windows",
+        ),
+    ],
+)
+def test_vllm_reports_the_capacity_that_the_planner_computes(
+    host: Any, tiny_model: Callable[..., str], cache_format: str, changes: dict[str, Any]
 ) -> None:
-    """The rule of kvarn.engine.specs, spelled out."""
-    memory_bytes, longest, kv_heads = 64 << 20, 2048, 2
-    result = host.call(
-        "generate",
-        model=tiny_model(num_hidden_layers=LAYERS),
+    memory_bytes, longest, in_flight = 64 << 20, 2048, 512
+    model = tiny_model(**changes)
+    reported = host.call(
+        "capacity_tokens",
+        model=model,
         options={
             "kv_cache_dtype": cache_format,
             "dtype": "bfloat16",
             "kv_cache_memory_bytes": memory_bytes,
             "max_model_len": longest,
+            "max_num_batched_tokens": in_flight,
         },
-        rounds=[[PROMPT]],
-        tokens=1,
     )
-    packed = LAYERS * kv_heads * TileLayout(FORMATS[cache_format], 64).tile_bytes
-    tail = tail_bytes(kv_heads=kv_heads, head_dim=64, element_bytes=2)
-    tails_per_block = packed // tail
-    assert tails_per_block >= 2
-    blocks_per_request = longest // TILE_TOKENS + -(-LAYERS // tails_per_block)
-    blocks = memory_bytes // packed
-    assert result["capacity"] == int(blocks / blocks_per_request * longest)
+    planned = cache_layout(read_shape(model), Accelerator.cpu(), PLANNED_FORMATS[cache_format])
+    per_request = planned.request_blocks(longest, in_flight_tokens=in_flight)
+    assert reported == int(planned.blocks(memory_bytes) / per_request * longest)
+
+
+def test_the_worked_example_of_the_page_arithmetic() -> None:
+    """Llama-3.1-8B in 10 GiB, as kvarn.engine.specs reckons it."""
+    layers, longest = 32, 8192
+    packed = layers * 8 * TileLayout(FORMATS["kvarn_k4v2_g128"], 128).tile_bytes
+    tail = tail_bytes(kv_heads=8, head_dim=128, element_bytes=2)
+    tail_groups = -(-layers // (packed // tail))
+    blocks = (10 << 30) // packed
+    assert (tail_groups, packed, blocks) == (6, 3_473_408, 3_091)
+    assert int(blocks / (longest // TILE_TOKENS + tail_groups) * longest) == 361_735

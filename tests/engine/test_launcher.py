@@ -1,0 +1,96 @@
+"""The launcher serves, drains, and says why a start failed."""
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.engine.served import Launched, launched, until
+
+pytestmark = pytest.mark.serving
+
+ASKED = {"model": "demo", "prompt": "The cache holds", "max_tokens": 12, "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., str]
+) -> Iterator[Launched]:
+    options = ("--max-model-len", "2048", "--kv-cache-memory-bytes", "67108864")
+    with launched(
+        tmp_path_factory.mktemp("served"), tiny_model(), *options, "--shutdown-timeout", "60"
+    ) as started:
+        started.wait_until_ready()
+        yield started
+
+
+@pytest.fixture(scope="module")
+def client(server: Launched) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=120) as open_client:
+        yield open_client
+
+
+def test_a_completion_streams_the_text_that_it_gives_at_once(client: httpx.Client) -> None:
+    whole = client.post("/v1/completions", json=ASKED).json()["choices"][0]["text"]
+    streamed = client.post("/v1/completions", json=ASKED | {"stream": True})
+    events = [line[6:] for line in streamed.text.splitlines() if line.startswith("data: {")]
+    assert whole
+    assert "".join(json.loads(event)["choices"][0]["text"] for event in events) == whole
+
+
+def test_the_metrics_name_the_format(client: httpx.Client) -> None:
+    assert 'cache_dtype="kvarn_k4v2_g128"' in client.get("/metrics").text
+
+
+def test_the_model_has_its_served_name(client: httpx.Client) -> None:
+    (model,) = client.get("/v1/models").json()["data"]
+    assert (model["id"], model["max_model_len"]) == ("demo", 2048)
+
+
+def test_a_drain_finishes_what_runs(server: Launched, client: httpx.Client) -> None:
+    """The last test of this server, which ends."""
+    asked = ASKED | {"max_tokens": 200, "ignore_eos": True}
+    with ThreadPoolExecutor(6) as pool:
+        requests = [pool.submit(client.post, "/v1/completions", json=asked) for _ in range(6)]
+        until(lambda: _running(client) == 6, seconds=30)
+        server.process.send_signal(signal.SIGTERM)
+        answers = [request.result() for request in requests]
+    assert [answer.status_code for answer in answers] == [200] * 6
+    assert {answer.json()["usage"]["completion_tokens"] for answer in answers} == {200}
+    assert server.process.wait(60) == 0
+    assert server.message.read_text() == ""
+
+
+def _running(client: httpx.Client) -> float:
+    lines = client.get("/metrics").text.splitlines()
+    line = next(line for line in lines if line.startswith("vllm:num_requests_running{"))
+    return float(line.split()[-1])
+
+
+def test_a_context_that_does_not_fit_is_reported_with_what_would(
+    tmp_path: Path, tiny_model: Callable[..., str]
+) -> None:
+    options = ("--max-model-len", "4096", "--kv-cache-memory-bytes", "1048576")
+    with launched(tmp_path, tiny_model(), *options) as failed:
+        assert failed.process.wait(120) != 0
+    said = json.loads(failed.message.read_text())
+    assert said["reason"] == "ContextTooLong"
+    assert said["numbers"]["asked_tokens"] == 4096
+    assert 0 < said["numbers"]["feasible_tokens"] < 4096
+    assert str(said["numbers"]["feasible_tokens"]) in said["message"]
+
+
+def test_a_refusal_is_reported_in_its_own_words(
+    tmp_path: Path, tiny_model: Callable[..., str]
+) -> None:
+    with launched(tmp_path, tiny_model(), "--block-size", "64") as failed:
+        assert failed.process.wait(120) != 0
+    assert json.loads(failed.message.read_text()) == {
+        "reason": "Unsupported",
+        "message": "kvarn_k4v2_g128 needs blocks of 128 tokens; leave out --block-size 64.",
+        "numbers": {},
+    }

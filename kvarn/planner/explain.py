@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from kvarn.planner.draft import Draft, Misfit
+from kvarn.planner.draft import UNSUPPORTED, Draft, Misfit
+from kvarn.planner.formats import FORMATS
 from kvarn.planner.problem import Problem
 from kvarn.planner.result import Alternative, Choice
 
@@ -18,11 +19,24 @@ def format_reason(
     if by_hand:
         return f"{holds}; asked for by name."
     drafts = [other for other in outcomes.values() if isinstance(other, Draft)]
-    others = [other for other in drafts if other is not draft]
-    beaten = ", ".join(f"{other.format.name} {other.requests:,}" for other in others)
     if draft.requests >= load.concurrency and draft is drafts[0]:
         return f"{holds}; the {load.concurrency:,} asked for fit without a smaller cache."
-    return f"{holds}, of {load.concurrency:,} asked for; {beaten or 'no other format fits'}."
+    others = [f"{other.format.name} {other.requests:,}" for other in drafts if other is not draft]
+    beaten = ", ".join(others) or "no other format fits"
+    return f"{holds}, of {load.concurrency:,} asked for; {beaten}.{_no_tiles(draft, outcomes)}"
+
+
+def _no_tiles(draft: Draft, outcomes: Mapping[str, Draft | Misfit]) -> str:
+    """Why tiles were not chosen, if they were not: a sentence, or nothing."""
+    tiled = [outcomes[name] for name, known in FORMATS.items() if known.tiled]
+    if draft.format.tiled:
+        return ""
+    for outcome in tiled:
+        if isinstance(outcome, Misfit) and outcome.reason == UNSUPPORTED:
+            return f" No tiles: {outcome.message}."
+        if isinstance(outcome, Draft) and outcome.requests < draft.requests:
+            return " Tiles lose here: at this length a request's open tile outweighs its savings."
+    return ""
 
 
 def choices(problem: Problem, draft: Draft) -> tuple[Choice, ...]:

@@ -50,10 +50,9 @@ def overhead(
     ]
     if accelerator.is_cpu:
         return (*lines, AccountLine("runtime", CPU_RUNTIME_BYTES, "Python, PyTorch and vLLM"))
-    non_torch = version.parallel_bytes if accelerator.count > 1 else version.non_torch_bytes
     return (
         *lines,
-        AccountLine("nonTorch", non_torch, "CUDA context, NCCL buffers"),
+        AccountLine("nonTorch", non_torch_bytes(accelerator, version), "CUDA context, NCCL"),
         AccountLine("cudaGraphs", graph_bytes(shape, batch, version), "vLLM's estimate"),
     )
 
@@ -76,8 +75,18 @@ def activation_bytes(
     hidden = tokens * shape.hidden_size * width
     mlp = tokens * 3 * shape.intermediate_size * width // accelerator.count
     sampled = min(batch.max_sequences, tokens)
-    sampler = round(sampled * shape.vocab_size * version.sampler_bytes)
+    crowded = sampled > CROWDED_SEQUENCES
+    each = version.crowded_sampler_bytes if crowded else version.sampler_bytes
+    sampler = round(sampled * shape.vocab_size * each)
     return max(mlp + 4 * hidden, hidden + sampler) + ALLOCATOR_BYTES
+
+
+def non_torch_bytes(accelerator: Accelerator, version: EngineVersion) -> int:
+    """What CUDA and NCCL take of one device outside PyTorch's allocator."""
+    if accelerator.count == 1:
+        return version.non_torch_bytes
+    fabric = accelerator.bandwidth_bytes >= FABRIC_BANDWIDTH_BYTES
+    return version.fabric_bytes if fabric else version.parallel_bytes
 
 
 def graph_bytes(shape: ModelShape, batch: Batch, version: EngineVersion) -> int:
@@ -94,6 +103,11 @@ def graph_bytes(shape: ModelShape, batch: Batch, version: EngineVersion) -> int:
 
 ALLOCATOR_BYTES = 32 * MIB
 """Fixed part of the activation peak: workspaces and the allocator's rounding."""
+
+CROWDED_SEQUENCES = 256
+
+FABRIC_BANDWIDTH_BYTES = 3 * 10**12
+"""Memory bandwidth that only Hopper and Blackwell with NVLink have."""
 
 GRAPH_TOKENS = 512
 GRAPH_LAYER_BYTES = 1 * MIB

@@ -14,7 +14,8 @@ CONFIGS = Path(__file__).parent.parent / "data/model-configs"
 
 def config_path(model: str) -> Path:
     """The config of a real model."""
-    return CONFIGS / f"{model}.json"
+    (path,) = CONFIGS.glob(f"*__{model}.json")
+    return path
 
 
 def real_config(model: str, **changes: Any) -> dict[str, Any]:

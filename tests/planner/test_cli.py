@@ -24,19 +24,19 @@ def run(*arguments: str) -> Result:
 @pytest.mark.parametrize(
     ("name", "command"),
     [
-        ("fits", "plan tests/data/model-configs/Qwen3-8B.json --gpu H200"),
+        ("fits", "plan tests/data/model-configs/Qwen__Qwen3-8B.json --gpu H200"),
         (
             "explained",
             (
-                "plan tests/data/model-configs/Qwen2.5-32B.json --gpu H100 --tp 2 --explain"
+                "plan tests/data/model-configs/Qwen__Qwen2.5-32B.json --gpu H100 --tp 2 --explain"
                 " --prompt-tokens 30000 --output-tokens 1000 --concurrency 128"
             ),
         ),
         (
             "refused",
-            "plan tests/data/model-configs/gemma-2-2b-it.json --gpu L4 --concurrency 100",
+            "plan tests/data/model-configs/google__gemma-2-2b-it.json --gpu L4 --concurrency 100",
         ),
-        ("cpu", "plan tests/data/model-configs/Qwen2.5-0.5B.json --gpu cpu --concurrency 4"),
+        ("cpu", "plan tests/data/model-configs/Qwen__Qwen2.5-0.5B.json --gpu cpu --concurrency 4"),
         ("gpus", "gpus"),
     ],
 )

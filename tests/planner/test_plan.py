@@ -136,6 +136,7 @@ def test_auto_avoids_tiles_where_requests_are_too_short_for_them() -> None:
     made = plan(LARGE, H100, workload=short)
 
     assert not made.format.startswith("kvarn")
+    assert "open tile" in made.reason
 
 
 def test_auto_avoids_tiles_for_attention_that_they_cannot_serve() -> None:
@@ -144,6 +145,7 @@ def test_auto_avoids_tiles_for_attention_that_they_cannot_serve() -> None:
     refused = {other.format: other.note for other in made.alternatives if not other.cache_tokens}
     assert made.format == "fp8"
     assert set(refused.values()) == {"attention with softcap"}
+    assert "No tiles: attention with softcap." in made.reason
 
 
 def test_every_format_stands_beside_the_chosen_one() -> None:
@@ -264,9 +266,11 @@ def test_impossible_limits_are_refused(limits: dict[str, int]) -> None:
 
 
 def test_older_versions_take_more_for_sampling() -> None:
-    """Qwen3-14B on an H100 left 41.94 GiB for the cache under 0.16 and 45.34 under 0.17."""
+    """Real starts of Qwen3-14B, of the same vocabulary, on an H100: 5.64 GiB, then 2.23."""
+    many = Limits(max_sequences=1024)
     taken = [
-        plan(QWEN, H100, engine_version=version).line("activations") for version in ("0.16", "0.17")
+        plan(QWEN, H100, limits=many, engine_version=version).line("activations") / GIB
+        for version in ("0.16", "0.17")
     ]
 
-    assert taken[0] > taken[1]
+    assert taken == pytest.approx([5.64, 2.23], rel=0.02)

@@ -18,6 +18,8 @@ from kvarn_operator.observe import Manifest
 from kvarn_operator.pods import PRODUCT_LABEL
 
 REQUEST_SECONDS = 30.0
+CONNECTIONS = 16
+"""Two cores of an API server answer no sooner to more of them, and each takes memory."""
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 
@@ -70,7 +72,9 @@ class Cluster:
             # The library read this variable when it was imported; it may be set by now.
             file = os.environ.get("KUBECONFIG")
             await config.load_kube_config(config_file=file)  # type: ignore[no-untyped-call]
-        async with client.ApiClient() as api:
+        settings = client.Configuration.get_default_copy()
+        settings.connection_pool_maxsize = CONNECTIONS
+        async with client.ApiClient(settings) as api:
             yield cls(api)
 
     async def get(self, kind: str, *, namespace: str, name: str) -> Manifest | None:

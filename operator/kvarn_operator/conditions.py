@@ -5,7 +5,7 @@ rolled out, False when nothing serves or a person has to act; ``Stalled`` is the
 case. With ``observedGeneration`` in each, ``kubectl wait`` and kstatus need no further help.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -13,8 +13,9 @@ from typing import Literal
 from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.api.status import Condition
 from kvarn_operator.autoscale import Decision
-from kvarn_operator.observe import TEMPLATE_HASH, Failure, Manifest, Observed, Pod
+from kvarn_operator.observe import Child, Failure, Observed, Pod
 from kvarn_operator.planning import MEMORY_REASONS, Outcome, Planned, Unplanned
+from kvarn_operator.rollout import Rollout
 
 GIB = 1 << 30
 LONGEST_MESSAGE = 1024
@@ -40,15 +41,15 @@ class Scene:
     refused: str = ""
 
     @property
-    def deployment(self) -> Manifest:
-        """The Deployment; empty while there is none."""
-        return self.observed.objects.get(("Deployment", self.target.metadata.name), {})
+    def deployment(self) -> Child | None:
+        """The Deployment; None while there is none."""
+        return self.observed.children.get(("Deployment", self.target.metadata.name))
 
     @property
-    def template_hash(self) -> str:
-        """What pods of the present template carry."""
-        metadata = self.deployment.get("spec", {}).get("template", {}).get("metadata", {})
-        return str((metadata.get("annotations") or {}).get(TEMPLATE_HASH, ""))
+    def present_servers(self) -> tuple[Pod, ...]:
+        """Servers that run the present template."""
+        present = self.deployment.template_hash if self.deployment else ""
+        return tuple(pod for pod in self.observed.servers if pod.template_hash == present)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,47 +59,6 @@ class Verdict:
     status: Literal["True", "False", "Unknown"]
     reason: str
     message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rollout:
-    """How far the Deployment has come.
-
-    Attributes:
-        complete: whether all pods are of the present template.
-        failed: the Deployment's words if it gave up.
-    """
-
-    wanted: int = 0
-    ready: int = 0
-    complete: bool = False
-    failed: str = ""
-    blocked: str = ""
-
-    @classmethod
-    def read(cls, deployment: Manifest) -> "Rollout":
-        """The roll-out of a Deployment; an empty one has not begun."""
-        if not deployment:
-            return cls()
-        status = deployment.get("status") or {}
-        conditions = {c["type"]: c for c in status.get("conditions") or ()}
-        progress = conditions.get("Progressing", {})
-        gave_up = progress.get("reason") == "ProgressDeadlineExceeded"
-        seen = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
-        replicas = status.get("replicas", 0)
-        return cls(
-            wanted=deployment["spec"].get("replicas", 1),
-            ready=status.get("readyReplicas", 0),
-            complete=seen
-            and progress.get("reason") == "NewReplicaSetAvailable"
-            and status.get("updatedReplicas", 0) == replicas,
-            failed=progress.get("message", "the roll-out took too long") if gave_up else "",
-            blocked=_message(conditions.get("ReplicaFailure", {})),
-        )
-
-
-def _message(condition: Mapping[str, str]) -> str:
-    return condition.get("message", "") if condition.get("status") == "True" else ""
 
 
 def verdicts(scene: Scene) -> Iterator[tuple[str, Verdict]]:
@@ -220,8 +180,8 @@ _STUCK = {
 
 def failures(scene: Scene) -> Iterator[tuple[Pod, Failure]]:
     """Servers of the present template that ended badly and have not come back."""
-    for pod in scene.observed.servers:
-        if pod.failure is not None and pod.template_hash == scene.template_hash:
+    for pod in scene.present_servers:
+        if pod.failure is not None:
             yield pod, pod.failure
 
 

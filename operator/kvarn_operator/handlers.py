@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import aiohttp
@@ -20,7 +21,7 @@ import kopf
 from kvarn_operator import API_VERSION, FINALIZER, GROUP, OWNER_LABEL, PLURAL, VERSION, metrics
 from kvarn_operator.cluster import Cluster, ClusterError
 from kvarn_operator.config import Config
-from kvarn_operator.observe import Manifest, Observed, Pod, trim
+from kvarn_operator.observe import Child, Observed, Pod
 from kvarn_operator.reconcile import Memory, Reconciler
 from kvarn_operator.scrape import Scraper
 from kvarn_operator.status import Happening
@@ -72,11 +73,11 @@ def register(registry: kopf.OperatorRegistry, config: Config) -> None:
     _register_life(registry, board, config)
     _register_children(registry, board)
 
-    @kopf.on.event(*RESOURCE, registry=registry)
+    @kopf.on.event(*RESOURCE, registry=registry, id="wake")
     async def wake(namespace: str | None, name: str, **_: Any) -> None:
         board.wake(namespace, name)
 
-    @kopf.daemon(*RESOURCE, registry=registry, backoff=1.0, cancellation_timeout=5.0)
+    @kopf.daemon(*RESOURCE, registry=registry, id="look", backoff=1.0, cancellation_timeout=5.0)
     async def drive(
         body: kopf.Body, memo: Any, stopped: kopf.DaemonStopped, logger: kopf.Logger, **views: Any
     ) -> None:
@@ -85,7 +86,7 @@ def register(registry: kopf.OperatorRegistry, config: Config) -> None:
 
 
 def _register_life(registry: kopf.OperatorRegistry, board: Board, config: Config) -> None:
-    @kopf.on.startup(registry=registry)
+    @kopf.on.startup(registry=registry, id="start")
     async def start(
         settings: kopf.OperatorSettings, memo: Any, logger: kopf.Logger, **_: Any
     ) -> None:
@@ -101,11 +102,11 @@ def _register_life(registry: kopf.OperatorRegistry, board: Board, config: Config
             clock=lambda: datetime.now(UTC),
         )
 
-    @kopf.on.cleanup(registry=registry)
+    @kopf.on.cleanup(registry=registry, id="stop")
     async def stop(memo: Any, **_: Any) -> None:
         await memo.connections.aclose()
 
-    @kopf.on.login(registry=registry)
+    @kopf.on.login(registry=registry, id="login")
     async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
         return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
@@ -124,21 +125,20 @@ def _register_children(registry: kopf.OperatorRegistry, board: Board) -> None:
         board.wake(namespace, labels[OWNER_LABEL])
 
     for (group, version, plural), kind in CHILDREN.items():
-        api_version = f"{group}/{version}".lstrip("/")
         index = kopf.index(group, version, plural, labels=OURS, registry=registry, id=plural)
-        index(_indexer(partial(trim, kind=kind, api_version=api_version)))
+        index(_indexer(partial(Child.read, kind=kind)))
         kopf.on.event(group, version, plural, labels=OURS, registry=registry)(wake)
     kopf.index(*PODS, labels=OURS, registry=registry, id="pods")(_indexer(Pod.read))
     kopf.on.event(*PODS, labels=OURS, registry=registry)(wake)
 
 
-def _indexer(read: Callable[[Manifest], Any]) -> Any:
+def _indexer(read: Callable[[kopf.Body], Any]) -> Any:
     """An index handler that keeps what `read` makes of a child, by the child's resource."""
 
     async def children(
         body: kopf.Body, namespace: str | None, labels: Mapping[str, str], **_: Any
     ) -> dict[Key, Any]:
-        return {(namespace or "", labels[OWNER_LABEL]): read(dict(body))}
+        return {(namespace or "", labels[OWNER_LABEL]): read(body)}
 
     return children
 
@@ -220,8 +220,8 @@ class Driver:
         return seconds
 
     def _observed(self) -> Observed:
-        objects = (o for _, _, plural in CHILDREN for o in self.views[plural].get(self.key, ()))
-        return Observed.of(objects, self.views["pods"].get(self.key, ()))
+        views = (self.views[plural].get(self.key, ()) for _, _, plural in CHILDREN)
+        return Observed.of(chain.from_iterable(views), self.views["pods"].get(self.key, ()))
 
     def _tell(self, happening: Happening) -> None:
         kopf.event(

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from kvarn.planner import ModelShape, ShapeError
 from kvarn_operator.api import KVarNDeployment
@@ -64,7 +63,7 @@ def find(target: KVarNDeployment, observed: Observed, config: Config) -> Finding
         return Finding(shape=ModelShape.from_dict(record.shape), record=record)
     if record.failure is None and kept is not None and kept.key == key:
         record = kept  # the words of the last failure stand until the next try has ended
-    started = ("Job", job_name(target, config)) in observed.objects
+    started = ("Job", job_name(target, config)) in observed.children
     return Finding(record=record, wants_job=not started)
 
 
@@ -164,21 +163,16 @@ def _shape(key: str, output: str) -> InspectedModel:
 
 def _failure(observed: Observed, job: str) -> Failure | None:
     """Why the Job has failed for good; None while it may still end well."""
-    body = observed.objects.get(("Job", job), {})
-    ended = _condition(body, "Failed")
-    if ended is None:
+    body = observed.children.get(("Job", job))
+    ended = body.condition("Failed") if body else {}
+    if ended.get("status") != "True":
         return None
     pods = observed.inspections(job)
     said = next((pod.failure for pod in pods if pod.failure), None)
     return said or Failure(reason="InspectionFailed", message=_why(pods, ended))
 
 
-def _why(pods: tuple[Pod, ...], ended: Mapping[str, Any]) -> str:
+def _why(pods: tuple[Pod, ...], ended: Mapping[str, str]) -> str:
     stuck = next((pod.waiting or pod.unschedulable for pod in pods), "")
     why = stuck or ended.get("message") or "its Job failed"
     return f"The model could not be inspected ({why}): correct model.source, or give model.shape."
-
-
-def _condition(body: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
-    conditions = (body.get("status") or {}).get("conditions") or ()
-    return next((c for c in conditions if c["type"] == kind and c["status"] == "True"), None)

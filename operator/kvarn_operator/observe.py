@@ -130,18 +130,60 @@ def _unschedulable(condition: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Child:
+    """A Deployment, Service, PodDisruptionBudget or Job of a resource.
+
+    Attributes:
+        owners: uids of its owners.
+        essence: equal as long as nobody changes what the operator applied; see `essence`.
+        replicas: of a Deployment.
+        template_hash: what pods of a Deployment's present template carry.
+    """
+
+    kind: str
+    name: str
+    owners: frozenset[str] = frozenset()
+    essence: str = ""
+    generation: int = 0
+    replicas: int = 1
+    template_hash: str = ""
+    status: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any], *, kind: str) -> Self:
+        """A child from the API server's JSON."""
+        metadata, spec = body["metadata"], body.get("spec") or {}
+        template = spec.get("template", {}).get("metadata") or {}
+        return cls(
+            kind=kind,
+            name=metadata["name"],
+            owners=frozenset(owner["uid"] for owner in metadata.get("ownerReferences") or ()),
+            essence=essence(body),
+            generation=metadata.get("generation", 0),
+            replicas=spec.get("replicas", 1),
+            template_hash=(template.get("annotations") or {}).get(TEMPLATE_HASH, ""),
+            status=dict(body.get("status") or {}),
+        )
+
+    def condition(self, kind: str) -> Mapping[str, str]:
+        """One of its conditions; empty if it has none such."""
+        conditions = self.status.get("conditions") or ()
+        return next((c for c in conditions if c["type"] == kind), {})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
     """The children of one resource, as the watch streams last showed them."""
 
-    objects: Mapping[tuple[str, str], Manifest] = field(default_factory=dict)
-    """Deployments, Services, PodDisruptionBudgets and Jobs by (kind, name)."""
+    children: Mapping[tuple[str, str], Child] = field(default_factory=dict)
+    """By (kind, name)."""
     pods: tuple[Pod, ...] = ()
 
     @classmethod
-    def of(cls, objects: Iterable[Manifest], pods: Iterable[Pod]) -> Self:
+    def of(cls, children: Iterable[Child], pods: Iterable[Pod]) -> Self:
         """A snapshot, in an order that does not depend on the streams."""
-        by_key = {(body["kind"], body["metadata"]["name"]): body for body in objects}
-        return cls(objects=by_key, pods=tuple(sorted(pods, key=lambda pod: pod.name)))
+        by_key = {(child.kind, child.name): child for child in children}
+        return cls(children=by_key, pods=tuple(sorted(pods, key=lambda pod: pod.name)))
 
     @property
     def servers(self) -> tuple[Pod, ...]:
@@ -153,13 +195,7 @@ class Observed:
         return tuple(pod for pod in self.pods if pod.component == INSPECTION and pod.job == job)
 
 
-def trim(body: Mapping[str, Any], *, kind: str, api_version: str) -> Manifest:
-    """A child as it is kept in memory: without the managers of its fields."""
-    metadata = {k: v for k, v in body["metadata"].items() if k != "managedFields"}
-    return {**body, "apiVersion": api_version, "kind": kind, "metadata": metadata}
-
-
-def essence(body: Manifest) -> str:
+def essence(body: Mapping[str, Any]) -> str:
     """A digest of the part of a child that the operator or a meddler may change.
 
     Replicas are left out: they have an owner of their own.

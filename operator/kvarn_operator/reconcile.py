@@ -17,7 +17,7 @@ from kvarn_operator.autoscale import Change, Decision, History
 from kvarn_operator.cluster import RefusedError
 from kvarn_operator.conditions import Scene, timestamp
 from kvarn_operator.config import Config
-from kvarn_operator.observe import Manifest, Observed, digest, essence
+from kvarn_operator.observe import Child, Manifest, Observed, digest
 from kvarn_operator.planning import Outcome, Planned, Unplanned
 from kvarn_operator.pressure import Fleet, Reading, fleet, record
 from kvarn_operator.scrape import Sample, ScrapeError
@@ -143,28 +143,27 @@ class Reconciler:
         """Apply the children, or none without a plan; the children then, and why one is refused."""
         if isinstance(outcome, Unplanned):
             return observed, ""
-        objects = dict(observed.objects)
+        children = dict(observed.children)
         try:
             for manifest in render.children(target, outcome, self.config):
                 key = (manifest["kind"], manifest["metadata"]["name"])
-                objects[key] = await self._apply_one(manifest, objects.get(key), memory)
+                children[key] = await self._apply_one(manifest, children.get(key), memory)
         except RefusedError as error:
-            return replace(observed, objects=objects), str(error)
-        return replace(observed, objects=objects), ""
+            return replace(observed, children=children), str(error)
+        return replace(observed, children=children), ""
 
-    async def _apply_one(
-        self, manifest: Manifest, live: Manifest | None, memory: Memory
-    ) -> Manifest:
+    async def _apply_one(self, manifest: Manifest, live: Child | None, memory: Memory) -> Child:
         kind, metadata = manifest["kind"], manifest["metadata"]
         if live is None:
-            live = await self.api.get(kind, namespace=metadata["namespace"], name=metadata["name"])
-        if live is not None and not _same_owner(live, manifest):
+            found = await self.api.get(kind, namespace=metadata["namespace"], name=metadata["name"])
+            live = Child.read(found, kind=kind) if found else None
+        if live is not None and metadata["ownerReferences"][0]["uid"] not in live.owners:
             raise RefusedError(409, _taken(manifest))
         key, wanted = (kind, metadata["name"]), digest(manifest)
-        if live is not None and memory.applied.get(key) == (wanted, essence(live)):
+        if live is not None and memory.applied.get(key) == (wanted, live.essence):
             return live
-        applied = await self.api.apply(manifest)
-        memory.applied[key] = (wanted, essence(applied))
+        applied = Child.read(await self.api.apply(manifest), kind=kind)
+        memory.applied[key] = (wanted, applied.essence)
         return applied
 
     async def _measure(self, scene: Scene, memory: Memory) -> Fleet:
@@ -204,9 +203,9 @@ class Reconciler:
     ) -> tuple[Scene, LastScale | None]:
         """Write the size, if it is ours to write and not what it should be."""
         last = scene.target.status.last_scale
-        if not scene.deployment:
+        if scene.deployment is None:
             return scene, last
-        current = scene.deployment["spec"].get("replicas", 1)
+        current = scene.deployment.replicas
         if isinstance(scene.outcome, Unplanned) or scene.refused:
             return replace(scene, desired=current), last
         decision = self._decide(scene, servers, memory, current=current)
@@ -300,11 +299,6 @@ def _unread(record: InspectedModel | None) -> Unplanned:
     )
 
 
-def _same_owner(live: Manifest, manifest: Manifest) -> bool:
-    owners = live["metadata"].get("ownerReferences") or ()
-    return manifest["metadata"]["ownerReferences"][0]["uid"] in {o["uid"] for o in owners}
-
-
 def _taken(manifest: Manifest) -> str:
     name = manifest["metadata"]["name"]
     return (
@@ -346,8 +340,7 @@ def _scaling_event(target: KVarNDeployment, last: LastScale) -> Happening:
 
 def _of_template(scene: Scene, readings: Mapping[str, Reading]) -> dict[str, Reading]:
     """Readings of the servers that run the present template."""
-    present = scene.template_hash
-    names = {pod.name for pod in scene.observed.servers if pod.template_hash == present}
+    names = {pod.name for pod in scene.present_servers}
     return {pod: reading for pod, reading in readings.items() if pod in names}
 
 

@@ -16,12 +16,13 @@ from kvarn_operator.api.status import (
     PressureParts,
     Status,
 )
-from kvarn_operator.conditions import Rollout, Scene
+from kvarn_operator.conditions import Scene
 from kvarn_operator.observe import SERVER
 from kvarn_operator.planning import Planned
 from kvarn_operator.pods import selector
 from kvarn_operator.pressure import Fleet, Parts, Reading, coarse
 from kvarn_operator.render import PORT
+from kvarn_operator.rollout import Rollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def build(
         plan=plan,
         measured=measured(plan, readings) or (old.measured if plan == old.plan else None),
         pressure=pressure(fleet),
-        replicas=(scene.deployment.get("status") or {}).get("replicas", 0),
+        replicas=rollout.replicas,
         ready_replicas=rollout.ready,
         desired_replicas=scene.desired,
         selector=",".join(f"{name}={value}" for name, value in sorted(pods.items())),

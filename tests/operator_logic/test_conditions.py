@@ -9,7 +9,7 @@ from kvarn_operator import conditions, status
 from kvarn_operator.api.status import Condition
 from kvarn_operator.autoscale import Decision, History
 from kvarn_operator.conditions import Scene, Verdict
-from kvarn_operator.observe import TEMPLATE_HASH, Failure, Observed, Pod
+from kvarn_operator.observe import TEMPLATE_HASH, Child, Failure, Observed, Pod
 from kvarn_operator.planning import Unplanned
 from tests.operator_logic.builders import later, planned, target
 
@@ -17,12 +17,9 @@ MISFIT = Unplanned(reason="InsufficientMemory", message="9 GiB of 8 GiB: use a l
 INSPECTING = Unplanned(reason="Inspecting", message="A Job reads it.", waiting=True)
 
 
-def deployment(
-    *, ready: int, replicas: int = 1, updated: int = 1, reason: str = ""
-) -> dict[str, Any]:
+def deployment(*, ready: int, replicas: int = 1, updated: int = 1, reason: str = "") -> Child:
     progress = {"type": "Progressing", "reason": reason or "NewReplicaSetAvailable", "message": "?"}
-    return {
-        "kind": "Deployment",
+    body = {
         "metadata": {"name": "demo", "generation": 1},
         "spec": {
             "replicas": replicas,
@@ -36,9 +33,10 @@ def deployment(
             "conditions": [progress],
         },
     }
+    return Child.read(body, kind="Deployment")
 
 
-def scene(*objects: dict[str, Any], pods: tuple[Pod, ...] = (), **changes: Any) -> Scene:
+def scene(*objects: Child, pods: tuple[Pod, ...] = (), **changes: Any) -> Scene:
     made = Scene(target=target(), outcome=planned(target()), observed=Observed.of(objects, pods))
     return replace(made, **changes)
 

@@ -10,7 +10,7 @@ from kvarn.planner import ModelShape, ShapeError
 from kvarn_operator import inspection
 from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.inspection import Finding
-from kvarn_operator.observe import INSPECTION, Failure, Observed, Pod
+from kvarn_operator.observe import INSPECTION, Child, Failure, Observed, Pod
 from tests.operator_logic.builders import CONFIG, SHAPE, target
 
 UNREAD = target(model={"source": "pvc://demo-model/demo"})
@@ -19,7 +19,7 @@ JOB = inspection.job_name(UNREAD, CONFIG)
 
 def find(of: KVarNDeployment = UNREAD, *, job: dict[str, Any] | None = None, **pod: Any) -> Finding:
     """What is found where there is this Job, with this pod."""
-    started = {"kind": "Job", "metadata": {"name": JOB}} | (job or {})
+    started = Child.read({"metadata": {"name": JOB}} | (job or {}), kind="Job")
     pods = [Pod(name="x", component=INSPECTION, job=JOB, **pod)] if pod else []
     return inspection.find(of, Observed.of([started] if job is not None else [], pods), CONFIG)
 

@@ -44,10 +44,10 @@ class Problem:
     @property
     def default_batched_tokens(self) -> int:
         """The default of vLLM for this device (`EngineArgs.get_batch_defaults`, API server)."""
-        gpu = self.accelerator
-        if gpu.memory_bytes >= 160 * GIB:
-            return 16384
-        return 8192 if gpu.memory_bytes >= 70 * GIB and "A100" not in gpu.product else 2048
+        device = self.accelerator
+        if device.is_cpu or "A100" in device.product or device.memory_bytes < 70 * GIB:
+            return 2048
+        return 16384 if device.memory_bytes >= 160 * GIB else 8192
 
     @property
     def in_flight_steps(self) -> int:

@@ -12,10 +12,10 @@ MORE = 1.05
 """How many times the memory makes a device worth naming as a larger one."""
 
 
-def remedies(problem: Problem, misfit: Misfit, fits: Callable[[Problem], bool]) -> str:
-    """What would help, as a clause; `fits` says whether a changed problem has a plan."""
+def remedies(problem: Problem, misfit: Misfit, fits: Callable[[Problem], bool]) -> list[str]:
+    """What would help; `fits` says whether a changed problem has a plan."""
     found = [*_shorter(misfit), *_larger(problem, fits), *_more(problem, fits)]
-    return " or ".join(found or _both(problem, fits)) or "use a smaller model"
+    return found or _both(problem, fits)
 
 
 def _shorter(misfit: Misfit) -> Iterator[str]:

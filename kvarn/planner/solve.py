@@ -94,8 +94,7 @@ def _choose(cache_format: str, outcomes: Mapping[str, Draft | Misfit], problem: 
     asked = list(outcomes) if cache_format == AUTO else [cache_format]
     drafts = [draft for name in asked if isinstance(draft := outcomes[name], Draft)]
     if not drafts:
-        misfits = [misfit for name in asked if isinstance(misfit := outcomes[name], Misfit)]
-        raise _refused(problem, cache_format, misfits)
+        raise _refused(problem, asked, outcomes)
     best, *others = drafts
     for other in others:
         if _served(other, problem) > GAIN * _served(best, problem):
@@ -108,19 +107,24 @@ def _served(draft: Draft, problem: Problem) -> int:
     return min(draft.requests, draft.batch.max_sequences, problem.workload.concurrency)
 
 
-def _refused(problem: Problem, cache_format: str, misfits: Sequence[Misfit]) -> PlanError:
-    """The misfit of the smallest cache that serves the model, with what would help."""
+def _refused(
+    problem: Problem, asked: Sequence[str], outcomes: Mapping[str, Draft | Misfit]
+) -> PlanError:
+    """Why none of the formats asked for will do, and what would."""
+    misfits = [misfit for name in asked if isinstance(misfit := outcomes[name], Misfit)]
     sizes = [misfit for misfit in misfits if misfit.reason != UNSUPPORTED]
     if not sizes:
         return PlanError(
-            UNSUPPORTED, f"{cache_format} cannot serve the model: {misfits[0].message}; use auto."
+            UNSUPPORTED, f"{asked[0]} cannot serve the model: {misfits[0].message}; use auto."
         )
-    help_ = remedies(problem, sizes[-1], _fits)
+
+    def fit(changed: Problem) -> bool:
+        return any(fits(changed, FORMATS[name]) for name in asked)
+
+    smallest = [name for name, outcome in outcomes.items() if isinstance(outcome, Draft)][-1:]
+    found = [f"use format {name}" for name in smallest] + remedies(problem, sizes[-1], fit)
+    help_ = " or ".join(found) or "use a smaller model"
     return PlanError(sizes[-1].reason, f"{sizes[-1].message}: {help_}.")
-
-
-def _fits(problem: Problem) -> bool:
-    return any(fits(problem, known) for known in FORMATS.values())
 
 
 def _plan(

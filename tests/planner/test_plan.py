@@ -173,7 +173,7 @@ def test_batches_shrink_before_a_model_is_refused() -> None:
     ("device", "limits", "words"),
     [
         ("L40S", Limits(), "use H100-80GB-HBM3 or use 2 of L40S-48GB"),
-        ("H100", Limits(max_model_tokens=131072), "shorten the context to"),
+        ("H100", Limits(max_model_tokens=65536), "use format kvarn_k4v2_g128 or shorten .* to"),
     ],
 )
 def test_what_does_not_fit_says_what_would(device: str, limits: Limits, words: str) -> None:
@@ -186,11 +186,16 @@ def test_a_container_too_small_says_how_large_it_must_be() -> None:
         plan(QWEN, Accelerator.cpu(memory_bytes=4 * GIB))
 
 
-def test_a_remedy_works() -> None:
+@pytest.mark.parametrize("cache_format", ["bf16", AUTO])
+def test_a_remedy_works(cache_format: str) -> None:
     with pytest.raises(PlanError, match="2 of L40S"):
-        plan(LARGE, Accelerator.find("L40S"))
+        plan(LARGE, Accelerator.find("L40S"), cache_format=cache_format)
 
-    assert plan(LARGE, Accelerator.find("L40S", count=2))
+    assert plan(LARGE, Accelerator.find("L40S", count=2), cache_format=cache_format)
+
+
+def test_a_large_host_does_not_widen_the_batches_of_the_cpu() -> None:
+    assert plan(QWEN, Accelerator.cpu(memory_bytes=512 * GIB)).max_batched_tokens == 2048
 
 
 def test_the_cpu_cache_is_no_larger_than_the_limits_can_use() -> None:

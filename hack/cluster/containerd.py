@@ -60,14 +60,14 @@ class Image:
 
 def answers(cluster: Layout) -> bool:
     """Whether containerd serves requests."""
-    done = subprocess.run(_ctr(cluster, "list", "-q"), capture_output=True, check=False)
+    done = subprocess.run(_ctr(cluster, "images", "list", "-q"), capture_output=True, check=False)
     return done.returncode == 0
 
 
 def images(cluster: Layout) -> list[Image]:
     """Everything that containerd lists, names and identifiers."""
     listing = subprocess.run(
-        _ctr(cluster, "list"), check=True, capture_output=True, text=True
+        _ctr(cluster, "images", "list"), check=True, capture_output=True, text=True
     ).stdout
     rows = [line.split() for line in listing.splitlines()[1:]]
     return [Image(name=row[0], digest=row[2], size=" ".join(row[3:5])) for row in rows]
@@ -81,7 +81,7 @@ def load(cluster: Layout, archives: Sequence[Path]) -> list[Archive]:
     """
     read = [Archive.read(path) for path in archives]
     held = {image.name: image.digest for image in images(cluster)}
-    missing = [archive for archive in read if not _holds(held, archive)]
+    missing = [archive for archive in read if not _holds(cluster, held, archive)]
     for archive in missing:
         with step(f"Importing {archive.names[0]}") as current:
             current.detail = f"{archive.path.stat().st_size / 1e6:.0f} MB"
@@ -95,17 +95,29 @@ def prune(cluster: Layout) -> None:
     named = {image.digest for image in listed if not image.name.startswith(ID)}
     orphans = [image.name for image in listed if image.digest not in named]
     if orphans:
-        subprocess.run(_ctr(cluster, "remove", *orphans), check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            _ctr(cluster, "images", "remove", *orphans), check=True, stdout=subprocess.DEVNULL
+        )
 
 
-def _holds(held: dict[str, str], archive: Archive) -> bool:
-    digest = held.get(ID + archive.config)
-    return digest is not None and all(held.get(name) == digest for name in archive.names)
+def _holds(cluster: Layout, held: dict[str, str], archive: Archive) -> bool:
+    return all(
+        name in held and _config(cluster, held[name]) == ID + archive.config
+        for name in archive.names
+    )
+
+
+def _config(cluster: Layout, manifest: str) -> str:
+    """The digest of the configuration that a manifest in containerd's store names."""
+    told = subprocess.run(
+        _ctr(cluster, "content", "get", manifest), check=True, capture_output=True, text=True
+    ).stdout
+    return str(json.loads(told).get("config", {}).get("digest", ""))
 
 
 def _import(cluster: Layout, archive: Archive) -> None:
     done = subprocess.run(
-        _ctr(cluster, "import", archive.path.absolute()),
+        _ctr(cluster, "images", "import", archive.path.absolute()),
         capture_output=True,
         text=True,
         check=False,
@@ -117,5 +129,5 @@ def _import(cluster: Layout, archive: Archive) -> None:
         )
 
 
-def _ctr(cluster: Layout, verb: str, *arguments: str | Path) -> list[str]:
-    return host.inside(cluster, "ctr", "--namespace", "k8s.io", "images", verb, *arguments)
+def _ctr(cluster: Layout, *arguments: str | Path) -> list[str]:
+    return host.inside(cluster, "ctr", "--namespace", "k8s.io", *arguments)

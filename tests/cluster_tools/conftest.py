@@ -1,8 +1,10 @@
 """A cache of one's own, and a cluster in it that shares only programs with other clusters."""
 
+import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -54,3 +56,26 @@ def cluster(down_cluster: Layout, port: int) -> Layout:
     """The test cluster, up and healthy."""
     lifecycle.up(down_cluster, port=port)
     return down_cluster
+
+
+def load_script(name: str) -> ModuleType:
+    """Import a script of the serving image, whose folder is no package."""
+    path = Path(__file__).parents[2] / "images" / "serving-cpu" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def torch_cpu() -> ModuleType:
+    """The script that makes torch's CPU wheel."""
+    return load_script("torch_cpu")
+
+
+@pytest.fixture(scope="session")
+def slim() -> ModuleType:
+    """The script that slims an installed vLLM."""
+    return load_script("slim")

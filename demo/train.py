@@ -4,7 +4,6 @@ A Llama in miniature, with everything that shapes a cache: grouped-query attenti
 positions, heads of 64 and six layers. What it learns in a minute or two is the sound of English.
 """
 
-import hashlib
 import json
 import math
 import shutil
@@ -22,24 +21,28 @@ from torch.nn import functional
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from demo import corpus
-from hack import cache
+from demo.model import folder
 from hack.errors import Refusal
 from hack.progress import Step, step
 
 SECONDS = 90.0
+TOKENS = 1_000_000
+"""Training ends when either is used up. So many tokens are six times the corpus: with more of them
+the model would only learn it by heart."""
+
 VOCABULARY = 2048
 CONTEXT_TOKENS = 4096
 FEWEST_CHARACTERS = 300_000
 
 BATCH_TOKENS = 1024
 LENGTHS = ((0.0, 128), (0.6, 256), (0.8, 512), (0.92, 1024))
-"""From which part of the time on, sequences of how many tokens: short ones teach words sooner,
+"""From which part of the training on, sequences of how many tokens: short ones teach words sooner,
 long ones teach the positions that fill several tiles."""
 
 MATRIX_RATE, VECTOR_RATE = 0.02, 0.004
 """Peak learning rates of Muon for the matrices and of AdamW for the embedding and the norms."""
 WARM_UP = 0.03
-"""Part of the time in which the learning rates climb."""
+"""Part of the training in which the learning rates climb."""
 
 HELD_OUT_TOKENS = 1024
 HELD_OUT_EVERY = 50
@@ -57,14 +60,6 @@ class Result:
     held_out_loss: float
     tokens_seen: int
     seconds: float
-
-
-def folder() -> Path:
-    """Where the model of just this trainer lies or will lie."""
-    digest = hashlib.sha256()
-    for source in (Path(__file__), Path(corpus.__file__)):
-        digest.update(source.read_bytes())
-    return cache.default().root / "models" / f"demo-{digest.hexdigest()[:12]}"
 
 
 def ensure(out: Path, *, seconds: float = SECONDS) -> Path:
@@ -126,12 +121,12 @@ def make_tokenizer(texts: list[str]) -> Tokenizer:
 
 
 def configuration(tokenizer: Tokenizer) -> LlamaConfig:
-    """Six layers of 256, four query heads on two KV heads of 64."""
+    """Six layers of 192, four query heads on two KV heads of 64."""
     end = tokenizer.token_to_id(END)
     return LlamaConfig(
         vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=256,
-        intermediate_size=768,
+        hidden_size=192,
+        intermediate_size=512,
         num_hidden_layers=6,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -162,11 +157,11 @@ def split(tokens: Tensor) -> tuple[Tensor, Tensor]:
 def fit(
     model: LlamaForCausalLM, learn: Tensor, test: Tensor, *, seconds: float, current: Step
 ) -> Result:
-    """Train under a cosine until the time is up; returns what was reached."""
+    """Train under a cosine until the time or the tokens are used up; returns what was reached."""
     dtype, optimizers = faster_dtype(), make_optimizers(model)
     started, seen = time.monotonic(), 0
     model.train()
-    while (done := (time.monotonic() - started) / seconds) < 1:
+    while (done := max((time.monotonic() - started) / seconds, seen / TOKENS)) < 1:
         loss = next_token_loss(model, sample(learn, length=length_at(done)), dtype)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -176,14 +171,14 @@ def fit(
             optimizer.step()
             optimizer.zero_grad()
         seen += BATCH_TOKENS
-        current.detail = f"{done:.0%} of the time, loss {loss.item():.2f}"
+        current.detail = f"{done:.0%}, loss {loss.item():.2f}"
     reached = held_out_loss(model, test, dtype)
     current.detail = f"{seen / 1e6:.2f} million tokens, held-out loss {reached:.2f}"
     return Result(reached, seen, round(time.monotonic() - started, 1))
 
 
 def make_optimizers(model: LlamaForCausalLM) -> tuple[torch.optim.Optimizer, ...]:
-    """Muon for the layers' matrices, which learn in half the steps with it; AdamW for the rest."""
+    """Muon for the layers' matrices, which learn in fewer steps with it; AdamW for the rest."""
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     chosen = set(matrices)
     others = [p for p in model.parameters() if p not in chosen]
@@ -199,7 +194,7 @@ def faster_dtype() -> torch.dtype:
 
 
 def length_at(done: float) -> int:
-    """Tokens of a sequence when a part `done` of the time has gone."""
+    """Tokens of a sequence when a part `done` of the training is over."""
     return max(length for start, length in LENGTHS if done >= start)
 
 
@@ -259,7 +254,7 @@ def _timed_products(left: Tensor, right: Tensor) -> Iterator[float]:
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the model.")
-@click.option("--seconds", default=SECONDS, show_default=True, help="How long to train.")
+@click.option("--seconds", default=SECONDS, show_default=True, help="Longest time to train.")
 @click.option("--again", is_flag=True, help="Train even if a finished model is there.")
 def main(out: Path | None, *, seconds: float, again: bool) -> None:
     """Train the demo's model, once: a finished one is kept."""

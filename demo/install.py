@@ -1,0 +1,116 @@
+"""Puts into a cluster what the demo stands on: the operator, a namespace, the model's volume."""
+
+import hashlib
+import io
+import tarfile
+from pathlib import Path
+
+from demo import objects
+from demo.cluster import Cluster
+from demo.kube import Kube, read_manifests
+from demo.mirror import Mirror
+from demo.view import is_ready, is_running, pod_states, rolled_out
+from hack import cache
+from hack.images.build import IMAGES
+from hack.progress import Step
+
+ROOT = Path(__file__).parents[1]
+CRDS = ROOT / "crds"
+OPERATOR_NAMESPACE = "kvarn-system"
+OPERATOR = "kvarn-operator"
+SECONDS = 180.0
+"""Longest wait for a step of the installation."""
+
+LOADER = "model-loader"
+UNPACK = (
+    "import sys, tarfile;"
+    "tarfile.open(fileobj=sys.stdin.buffer, mode='r|').extractall('/models', filter='data')"
+)
+
+
+def install_operator(cluster: Cluster, kube: Kube, current: Step) -> None:
+    """Apply the CRD and `manifests/base`, and wait until the operator of this source runs."""
+    kube.apply(*read_manifests(*(path.read_text() for path in sorted(CRDS.glob("*.yaml")))))
+    rendered = cluster.kubectl("kustomize", str(ROOT / "manifests" / "base"))
+    for image in IMAGES.values():
+        rendered = rendered.replace(image.name, cluster.access.image(image.name))
+    kube.apply(*read_manifests(rendered))
+    _tell_image(kube)
+    with Mirror(kube, OPERATOR_NAMESPACE, ("Deployment", "Pod")) as mirror:
+        mirror.until(
+            lambda mirror: rolled_out(mirror.get("Deployment", OPERATOR)),
+            "the operator's roll-out",
+            seconds=SECONDS,
+            tell=lambda mirror: setattr(current, "detail", pod_states(mirror.all("Pod"))),
+        )
+    current.detail = f"{OPERATOR_NAMESPACE}/{OPERATOR}"
+
+
+def prepare_namespace(cluster: Cluster, kube: Kube, model: Path) -> None:
+    """Make the demo's namespace and, in it, the claim that holds the model."""
+    kube.apply(objects.namespace())
+    if cluster.is_local:
+        volume = objects.host_volume(model)
+        kube.apply(volume, objects.claim(volume=volume["metadata"]["name"]))
+    else:
+        kube.apply(objects.claim())
+        _fill_claim(cluster, kube, model)
+
+
+def remove_namespace(kube: Kube) -> None:
+    """Delete the demo's namespace and volume; returns when they are gone."""
+    kube.delete("Namespace", objects.NAMESPACE)
+    with Mirror(kube, objects.NAMESPACE, ("Pod",)) as mirror:
+        mirror.until(
+            lambda _: kube.get("Namespace", objects.NAMESPACE) is None,
+            "the namespace's deletion",
+            seconds=SECONDS,
+        )
+    for volume in kube.list("PersistentVolume", selector=f"app={objects.CLAIM}"):
+        kube.delete("PersistentVolume", volume["metadata"]["name"])
+
+
+def operator_memory_bytes(kube: Kube) -> int:
+    """Resident memory of the operator's process."""
+    (pod,) = (
+        pod
+        for pod in kube.list("Pod", namespace=OPERATOR_NAMESPACE, selector=f"app={OPERATOR}")
+        if is_ready(pod)
+    )
+    read = "print(open('/proc/1/status').read())"
+    told = kube.execute(
+        pod["metadata"]["name"], "python3", "-c", read, namespace=OPERATOR_NAMESPACE
+    )
+    (line,) = (line for line in told.splitlines() if line.startswith("VmRSS"))
+    return 1024 * int(line.split()[1])
+
+
+def _tell_image(kube: Kube) -> None:
+    """Write into the pod template which image this is: its name stays the same."""
+    stamp = cache.default().images / f"{IMAGES['operator'].title}.json"
+    digest = hashlib.sha256(stamp.read_bytes()).hexdigest()[:16]
+    metadata = {"annotations": {"serving.kvarn.dev/operator-image": digest}}
+    change = {"spec": {"template": {"metadata": metadata}}}
+    kube.patch("Deployment", OPERATOR, namespace=OPERATOR_NAMESPACE, change=change)
+
+
+def _fill_claim(cluster: Cluster, kube: Kube, model: Path) -> None:
+    """Copy the model into the claim through a pod that waits for it."""
+    volume = {"persistentVolumeClaim": {"claimName": objects.CLAIM}}
+    kube.apply(objects.pod(LOADER, ["sleep", "300"], volume=volume, path="/models"))
+    with Mirror(kube, objects.NAMESPACE, ("Pod",)) as mirror:
+        mirror.until(
+            lambda mirror: is_running(mirror.get("Pod", LOADER)),
+            "the pod that fills the model's volume",
+            seconds=SECONDS,
+        )
+    execute = ("exec", "--stdin", f"--namespace={objects.NAMESPACE}", LOADER, "--")
+    cluster.kubectl(*execute, "python3", "-c", UNPACK, stdin=_archive(model))
+    kube.delete("Pod", LOADER, namespace=objects.NAMESPACE)
+
+
+def _archive(folder: Path) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        tar.add(folder, arcname=folder.name)
+    return buffer.getvalue()

@@ -1,0 +1,83 @@
+"""Load from inside the cluster: a pod that runs `load.py` against the Service by its DNS name."""
+
+import json
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Self
+
+from demo import load, objects
+from demo.kube import Kube, Manifest
+from demo.mirror import Mirror, NotReachedError
+from demo.view import is_running
+
+SCRIPT = Path(load.__file__)
+SCRIPTS = "load-script"
+START_SECONDS = 120.0
+STOP_SECONDS = 180.0
+STOP = "import os, signal; os.kill(1, signal.SIGTERM)"
+
+
+class Traffic:
+    """A load that runs in a pod of its own; a context manager.
+
+    Attributes:
+        counts: the latest `sent`, `ok`, `failed`, `under_way` and `output_tokens`.
+    """
+
+    def __init__(self, kube: Kube, mirror: Mirror, name: str, what: load.Load) -> None:
+        self.kube, self.mirror, self.name, self.what = kube, mirror, name, what
+        self.counts: dict[str, int] = {}
+        self._summary: load.Summary | None = None
+        self._reader = threading.Thread(target=self._read, daemon=True)
+
+    def __enter__(self) -> Self:
+        """Start the pod; returns when it has begun to send."""
+        self._remove()
+        self.kube.apply(objects.config_map(SCRIPTS, [SCRIPT]), self._pod())
+        self.mirror.until(
+            lambda mirror: is_running(mirror.get("Pod", self.name)),
+            f"pod {self.name} running",
+            seconds=START_SECONDS,
+        )
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the pod, whatever became of it."""
+        self._remove()
+
+    def stop(self) -> load.Summary:
+        """Send nothing new, wait for what is under way, and return what it came to.
+
+        Raises:
+            NotReachedError: the pod ended without a summary.
+        """
+        self.kube.execute(self.name, "python3", "-c", STOP, namespace=objects.NAMESPACE)
+        self._reader.join(STOP_SECONDS)
+        if self._summary is None:
+            told = self.kube.log(self.name, namespace=objects.NAMESPACE, lines=5)
+            raise NotReachedError(f"a summary of {self.name}; its log ends with: {told}")
+        return self._summary
+
+    def _remove(self) -> None:
+        self.kube.delete("Pod", self.name, namespace=objects.NAMESPACE)
+        self.mirror.until(
+            lambda mirror: mirror.get("Pod", self.name) is None,
+            f"the deletion of pod {self.name}",
+            seconds=STOP_SECONDS,
+        )
+
+    def _pod(self) -> Manifest:
+        options = (f"--{key.replace('_', '-')}={value}" for key, value in asdict(self.what).items())
+        command = ["python3", f"/load/{SCRIPT.name}", *options]
+        volume = {"configMap": {"name": SCRIPTS}}
+        return objects.pod(self.name, command, volume=volume, path="/load")
+
+    def _read(self) -> None:
+        for line in self.kube.follow_log(self.name, namespace=objects.NAMESPACE):
+            told = json.loads(line)
+            if "summary" in told:
+                self._summary = load.Summary(**told["summary"])
+            else:
+                self.counts = told

@@ -12,7 +12,7 @@ from vllm.v1.attention.selector import AttentionSelectorConfig
 from kvarn.engine.errors import UnsupportedError
 from kvarn.format.layout import FORMATS, HEAD_DIMS, TILE_TOKENS
 
-logger = init_logger(__name__)
+logger = init_logger("vllm.kvarn")  # only loggers below vLLM's have a handler
 
 MODEL_TYPES = (torch.float16, torch.bfloat16, torch.float32)
 

@@ -10,7 +10,7 @@ from kvarn.engine.cache_dtypes import register_cache_dtypes
 from kvarn.engine.platform_hooks import hook_platform
 from kvarn.format.layout import FORMATS
 
-logger = init_logger(__name__)
+logger = init_logger("vllm.kvarn")  # only loggers below vLLM's have a handler
 
 
 def register_formats() -> None:

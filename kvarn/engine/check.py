@@ -1,0 +1,83 @@
+"""What this vLLM, this machine and a model will do with the cache, on one screen.
+
+    python -m kvarn.engine.check --model Qwen/Qwen3-8B [--kv-cache-dtype …] [options of vllm serve]
+
+Loads no weights. Ends with status 1 when vLLM would refuse to start.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator
+
+import torch
+import vllm
+from pydantic import ValidationError
+from vllm.config import VllmConfig
+from vllm.engine.arg_utils import EngineArgs
+from vllm.platforms import current_platform
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+import kvarn
+from kvarn.engine.errors import UnsupportedError
+from kvarn.engine.versions import SUPPORTED, why_unsupported
+from kvarn.format.layout import FORMATS, TileLayout, tail_bytes
+
+DEFAULT_FORMAT = "kvarn_k4v2_g128"
+
+
+def main() -> int:
+    """Print the screen; the options are those of ``vllm serve``."""
+    logging.getLogger("vllm").setLevel(logging.ERROR)
+    parser = EngineArgs.add_cli_args(FlexibleArgumentParser(description=__doc__))
+    parser.set_defaults(model=None, kv_cache_dtype=DEFAULT_FORMAT)
+    arguments = parser.parse_args()
+    _show(_versions())
+    if reason := why_unsupported(vllm.__version__):
+        return _verdict(f"refused: {reason}")
+    if arguments.model is None:
+        return _verdict("give --model to see what it will do")
+    try:
+        config = EngineArgs.from_cli_args(arguments).create_engine_config()
+    except (UnsupportedError, ValidationError, ValueError, OSError) as error:
+        return _verdict(f"refused: {error}")
+    _show(_model(config))
+    return _verdict("vLLM will start with this cache")
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    yield "kvarn", kvarn.__version__
+    yield "vLLM", f"{vllm.__version__} (supported: {', '.join(SUPPORTED)})"
+    yield "torch", torch.__version__
+    yield "device", current_platform.get_device_name()
+
+
+def _model(config: VllmConfig) -> Iterator[tuple[str, str]]:
+    model, parallel = config.model_config, config.parallel_config
+    heads, head_dim = model.get_num_kv_heads(parallel), model.get_head_size()
+    yield "model", f"{model.model}, {model.architecture}, {model.dtype}".replace("torch.", "")
+    yield "KV heads", f"{heads} of {head_dim} channels on each device"
+    if tile_format := FORMATS.get(config.cache_config.cache_dtype):
+        layout = TileLayout(tile_format, head_dim)
+        open_bytes = tail_bytes(
+            kv_heads=heads, head_dim=head_dim, element_bytes=model.dtype.itemsize
+        )
+        yield "format", f"{tile_format.name}, {layout.bits_per_element:.2f} bits a number"
+        yield "token", f"{heads * layout.bytes_per_token:,} bytes in each layer"
+        yield "open tile", f"{open_bytes:,} bytes of each sequence in each layer"
+    if skipped := config.cache_config.kv_cache_dtype_skip_layers:
+        yield "left out", f"layers {', '.join(skipped)}: kept in the model's precision"
+    yield "kernels", "plain PyTorch, outside of CUDA graphs"
+
+
+def _show(lines: Iterator[tuple[str, str]]) -> None:
+    for name, text in lines:
+        print(f"{name:<10} {text}")
+
+
+def _verdict(text: str) -> int:
+    print(f"{'verdict':<10} {text}")
+    return 1 if text.startswith("refused") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

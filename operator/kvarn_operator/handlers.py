@@ -148,6 +148,8 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.persistence.finalizer = FINALIZER
     settings.posting.reporting_component = "kvarn-operator"
     settings.posting.event_name_prefix = "kvarn-"
+    # Events are not urgent, and each connection to the API server has a buffer of 256 KiB.
+    settings.posting.worker_limit = 2
     # A watch stream that died silently must not last.
     settings.watching.server_timeout = 300
     settings.watching.connect_timeout = 30

@@ -1,27 +1,17 @@
 """The planned capacity is the one that a real vLLM reports."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from kvarn.planner import Accelerator, Limits, Plan, plan, read_shape
+from bench.startup import measure
+from kvarn.planner import Accelerator, Limits, plan, read_shape
 from tests.support.tiny_model import write_tiny_model
 
 pytestmark = pytest.mark.serving
 
-SCRIPT = Path(__file__).with_name("measure_cache.py")
 SERVER = Accelerator.cpu(memory_bytes=3 << 30)
-ONE_PROCESS = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_CI_ENV": "1",
-    "OMP_NUM_THREADS": "1",
-}
 
 
 def uniform_model(folder: Path) -> Path:
@@ -48,27 +38,6 @@ def interleaved_model(folder: Path) -> Path:
     return folder
 
 
-def report(model: Path, made: Plan) -> dict[str, Any]:
-    """What vLLM reports when it is started with the plan's flags."""
-    arguments = [
-        "--model",
-        str(model),
-        "--enforce-eager",
-        "--skip-tokenizer-init",
-        *made.vllm_flags(),
-    ]
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments],
-        env=os.environ | ONE_PROCESS,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 @pytest.mark.parametrize(
     ("write_model", "cache_format"),
     [
@@ -85,7 +54,7 @@ def test_capacity_is_exactly_as_planned(
     fixed = Limits(max_model_tokens=2000, max_sequences=5, max_batched_tokens=512)
     made = plan(read_shape(model), SERVER, limits=fixed, cache_format=cache_format)
 
-    assert report(model, made) == {
+    assert measure(model, made) == {
         "tokens": made.cache_tokens,
         "concurrency": made.max_concurrency,
         "blocks": made.cache_blocks,

@@ -10,6 +10,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 
 def main(arguments: list[str]) -> None:
+    """Start the engine and print the report as the last line."""
     load_general_plugins()
     parser = EngineArgs.add_cli_args(FlexibleArgumentParser())
     engine = LLM.from_engine_args(EngineArgs.from_cli_args(parser.parse_args(arguments)))

@@ -17,7 +17,10 @@ INSIDE = Endpoints(etcd=2379, etcd_peer=2380, api=6443)
 
 CONTAINERD_SOCKET = Path("/run/containerd/containerd.sock")
 OWNED_FOLDERS = (Path("/var/lib/cni"), Path("/var/lib/kubelet"))
-"""Where containerd and kubelet write whatever they are told: the node mounts its own there."""
+"""Where containerd and kubelet write whatever they are told: the node mounts its own there.
+
+On the host they stay, empty: removing one would pull it from under the node of another cluster.
+"""
 
 
 @dataclass(frozen=True)

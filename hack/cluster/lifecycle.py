@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from hack.cluster import build, configuration, containerd, host, layout, preflight
@@ -26,7 +25,7 @@ def up(cluster: Layout, *, port: int = layout.DEFAULT_PORT) -> None:
         Refusal: something that a person must put right; nothing is left running then.
     """
     if is_healthy(cluster):
-        console.print(f"The cluster is up: export KUBECONFIG={cluster.cache.kubeconfig}")
+        _tell_how_to_reach(cluster)
         return
     down(cluster)
     preflight.check(cluster, port=port)
@@ -39,7 +38,7 @@ def up(cluster: Layout, *, port: int = layout.DEFAULT_PORT) -> None:
         _end(cluster)
         raise
     build.prune(cluster.cache)
-    console.print(f"export KUBECONFIG={cluster.cache.kubeconfig}")
+    _tell_how_to_reach(cluster)
 
 
 def down(cluster: Layout) -> bool:
@@ -58,6 +57,11 @@ def is_healthy(cluster: Layout) -> bool:
     return running and host.api_ready(cluster) and host.node_ready(cluster)
 
 
+def _tell_how_to_reach(cluster: Layout) -> None:
+    how = f"export KUBECONFIG={cluster.cache.kubeconfig}"
+    console.print(f"The cluster is up: {how}", soft_wrap=True)
+
+
 def _start(cluster: Layout, programs: Programs, *, port: int) -> None:
     with step("Certificates and configuration"):
         cluster.logs.mkdir(parents=True)
@@ -72,18 +76,22 @@ def _start(cluster: Layout, programs: Programs, *, port: int) -> None:
 
 
 def _spawn(cluster: Layout, node: list[str]) -> None:
+    """Start the node in new namespaces; it outlives this program."""
     namespaces = ["--pid", "--mount", "--ipc", "--uts", "--fork", "--kill-child=KILL"]
-    with (cluster.logs / "node.log").open("wb") as log:
-        parent = subprocess.Popen(
-            ["unshare", *namespaces, "--mount-proc", *node],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=ROOT,
-            start_new_session=True,
-        )
-    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
-    while parent.poll() is None and not children.read_text():
+    log = str(cluster.logs / "node.log")
+    parent = os.posix_spawnp(
+        "unshare",
+        ["unshare", *namespaces, "--mount-proc", *node],
+        {**os.environ, "PYTHONPATH": str(ROOT)},
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT, 0o644),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    while os.waitpid(parent, os.WNOHANG) == (0, 0) and not children.read_text():
         time.sleep(0.01)
     cluster.node_pid.write_text(children.read_text().strip() if children.exists() else "")
 
@@ -111,10 +119,6 @@ def _end(cluster: Layout) -> None:
     if pid is not None:
         host.kill_node(pid)
     _remove_cgroups(cluster)
-    for folder in layout.OWNED_FOLDERS:
-        # Another cluster, or a kubelet of the machine's own, may use it.
-        with suppress(OSError):
-            folder.rmdir()
 
 
 def _remove_cgroups(cluster: Layout) -> None:

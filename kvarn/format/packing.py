@@ -30,8 +30,18 @@ def unpack_codes(words: torch.Tensor, bits: int) -> torch.Tensor:
     Returns:
         int16 ``[…, D]``.
     """
-    planes: torch.Tensor = words.unsqueeze(-2) >> _shifts(bits, words.device).to(torch.int16)
-    return (planes & ((1 << bits) - 1)).flatten(-2)
+    return _fields(words.unsqueeze(-2), _shifts(bits, words.device), bits).flatten(-2)
+
+
+def _unpack_rows(words: torch.Tensor, bits: int) -> torch.Tensor:
+    """Codes int16 ``[…, D, n]`` of words ``[…, W, n]``, without turning them about in memory."""
+    shifts = _shifts(bits, words.device).unsqueeze(-1)
+    return _fields(words.unsqueeze(-3), shifts, bits).flatten(-3, -2)
+
+
+def _fields(words: torch.Tensor, shifts: torch.Tensor, bits: int) -> torch.Tensor:
+    fields: torch.Tensor = words >> shifts.to(torch.int16)
+    return fields.bitwise_and_((1 << bits) - 1)
 
 
 def _shifts(bits: int, device: torch.device) -> torch.Tensor:
@@ -82,7 +92,7 @@ def decode(layout: TileLayout, tiles: torch.Tensor) -> Mapping[str, torch.Tensor
     return {
         **tile,
         "key_codes": unpack_codes(tile["key_codes"], layout.format.key_bits),
-        "value_codes": unpack_codes(tile["value_codes"].mT, layout.format.value_bits),
+        "value_codes": _unpack_rows(tile["value_codes"], layout.format.value_bits).mT,
     }
 
 

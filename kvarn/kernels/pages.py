@@ -35,7 +35,9 @@ def store_tiles(
 
 def load_tiles(layout: TileLayout, cache: torch.Tensor, pages: torch.Tensor) -> Tile:
     """Tiles of pages ``[n]``: arrays ``[n, H, …]`` with the codes unpacked."""
-    return decode(layout, cache[pages].flatten(-2))
+    # Whole words: gathering single bytes takes as many steps as there are bytes.
+    words = cache.flatten(1).view(torch.int64).index_select(0, pages)
+    return decode(layout, words.view(torch.uint8).view(len(pages), cache.shape[1], -1))
 
 
 def write_tail(

@@ -6,6 +6,7 @@ Paths are plain: discovery would cost memory and requests, and the kinds are kno
 
 import json
 import os
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Self
@@ -18,6 +19,7 @@ from kvarn_operator.observe import Manifest
 from kvarn_operator.pods import PRODUCT_LABEL
 
 REQUEST_SECONDS = 30.0
+PRODUCTS_SECONDS = 30.0
 CONNECTIONS = 8
 """Each has a TLS buffer of 256 KiB, and passes of different resources run side by side."""
 APPLY = "application/apply-patch+yaml"
@@ -57,6 +59,8 @@ class Cluster:
 
     def __init__(self, api: client.ApiClient) -> None:
         self._api = api
+        self._products: frozenset[str] = frozenset()
+        self._products_until = 0.0
 
     @classmethod
     @asynccontextmanager
@@ -66,14 +70,16 @@ class Cluster:
         Raises:
             kubernetes.aio.config.ConfigException: there is neither.
         """
-        try:
-            config.load_incluster_config()  # type: ignore[no-untyped-call]
-        except config.ConfigException:
-            # The library read this variable when it was imported; it may be set by now.
-            file = os.environ.get("KUBECONFIG")
-            await config.load_kube_config(config_file=file)  # type: ignore[no-untyped-call]
-        settings = client.Configuration.get_default_copy()
+        settings = client.Configuration()
         settings.connection_pool_maxsize = CONNECTIONS
+        try:
+            config.load_incluster_config(settings)  # type: ignore[no-untyped-call]
+        except config.ConfigException:
+            await config.load_kube_config(  # type: ignore[no-untyped-call]
+                # The library read this variable when it was imported; it may be set by now.
+                config_file=os.environ.get("KUBECONFIG"),
+                client_configuration=settings,
+            )
         async with client.ApiClient(settings) as api:
             yield cls(api)
 
@@ -125,7 +131,16 @@ class Cluster:
                 raise
 
     async def gpu_products(self) -> frozenset[str]:
-        """The ``nvidia.com/gpu.product`` labels of all nodes; none if nodes may not be read."""
+        """The ``nvidia.com/gpu.product`` labels of all nodes, at most half a minute old.
+
+        None if nodes may not be read.
+        """
+        if time.monotonic() >= self._products_until:
+            self._products = await self._read_products()
+            self._products_until = time.monotonic() + PRODUCTS_SECONDS
+        return self._products
+
+    async def _read_products(self) -> frozenset[str]:
         query = [("labelSelector", PRODUCT_LABEL)]
         try:
             nodes = await self._request("GET", "/api/v1/nodes", query=query)

@@ -102,8 +102,8 @@ def to_status(planned: Planned) -> PlanStatus:
 
 
 def cpu_memory_bytes(spec: Spec) -> int:
-    """Memory of a pod without accelerators: as stated, as limited, or the planner's default."""
-    stated = spec.accelerator.memory or spec.engine.resources.limits.get("memory")
+    """Memory of a pod without accelerators: its limit, as stated, or the planner's default."""
+    stated = spec.engine.resources.limits.get("memory") or spec.accelerator.memory
     return memory_bytes(stated) if stated else planner.Accelerator.cpu().memory_bytes
 
 

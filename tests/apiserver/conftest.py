@@ -6,15 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from hack import cache
-from hack.cluster import build
 from hack.cluster.apiserver import api_server
 from kvarn_operator.config import Config
-from tests.apiserver.world import World, operator, until
+from tests.apiserver.world import World, operator
 
-ROOT = Path(__file__).parents[2]
 NAMES = (f"test-{number}" for number in itertools.count(1))
 
 
@@ -36,22 +32,10 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 async def world(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """A namespace of its own, which admits only what Pod Security calls restricted."""
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
-    kube = build.build(build.KUBE, cache.default()) / "kube"
-    command = (str(kube), "kubectl", f"--kubeconfig={kubeconfig}")
-    world = World(command=command, namespace=next(NAMES))
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    metadata = {"name": world.namespace, "labels": labels}
-    await world.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
-    await world.apply(yaml.safe_load((ROOT / "crds" / "kvarndeployments.yaml").read_text()))
-    await until(lambda: served(world))
+    world = World.of(kubeconfig, namespace=next(NAMES))
+    await world.create()
+    await world.install()
     return world
-
-
-async def served(world: World) -> bool:
-    """Whether the API server serves the resource."""
-    return "kvarndeployments" in await world.kubectl(
-        "api-resources", "--api-group=serving.kvarn.dev"
-    )
 
 
 @pytest.fixture

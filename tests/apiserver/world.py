@@ -12,14 +12,18 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Self, TypeVar
 
 import kopf
 
+from hack import cache
+from hack.cluster import build
 from kvarn_operator.config import Config
 from kvarn_operator.handlers import register
 
 T = TypeVar("T")
+CRDS = Path(__file__).parents[2] / "crds"
 PATIENCE_SECONDS = 20.0
 
 
@@ -42,6 +46,30 @@ class World:
 
     command: tuple[str, ...]
     namespace: str
+
+    @classmethod
+    def of(cls, kubeconfig: Path, *, namespace: str) -> Self:
+        """The namespace as the administrator with this kubeconfig sees it."""
+        kube = build.build(build.KUBE, cache.default()) / "kube"
+        return cls(
+            command=(str(kube), "kubectl", f"--kubeconfig={kubeconfig}"), namespace=namespace
+        )
+
+    async def create(self) -> None:
+        """Make the namespace."""
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        metadata = {"name": self.namespace, "labels": labels}
+        await self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+
+    async def install(self) -> None:
+        """Install the CRD, and wait until it is served."""
+        await self.kubectl("apply", "-f", str(CRDS))
+
+        async def served() -> bool:
+            found = await self.kubectl("api-resources", "--api-group=serving.kvarn.dev")
+            return "kvarndeployments" in found
+
+        await until(served)
 
     async def kubectl(self, *arguments: str, stdin: str = "", check: bool = True) -> str:
         """What kubectl prints; in this namespace, unless the arguments name another."""
@@ -138,7 +166,9 @@ class World:
 
 
 @contextmanager
-def operator(namespace: str | None, config: Config) -> Iterator[None]:
+def operator(
+    namespace: str | None, config: Config, *, health_port: int = 0, wait: bool = True
+) -> Iterator[None]:
     """The operator for one or all namespaces, in a thread of its own, until the block ends.
 
     As it ends, kopf cancels whatever else runs in its loop.
@@ -152,11 +182,13 @@ def operator(namespace: str | None, config: Config) -> Iterator[None]:
             clusterwide=namespace is None,
             namespaces=[namespace] if namespace else [],
             standalone=True,
+            liveness_endpoint=f"http://127.0.0.1:{health_port}/healthz" if health_port else None,
             ready_flag=ready,
             stop_flag=stop,
         )
         running.add_done_callback(lambda _: ready.set())
-        ready.wait()
+        if wait:
+            ready.wait()
         try:
             yield
         finally:

@@ -21,12 +21,18 @@ os.environ |= {
 import torch
 from vllm import LLM, SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
+from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.layers.attention import Attention
+from vllm.platforms import current_platform
+from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+from kvarn.engine.plugin import register
 from kvarn.format.layout import TILE_TOKENS
 from kvarn.format.packing import decode, encode
 from kvarn.format.reference import dequantise, quantise
 from tests.support.tiny_model import write_tiny_model
+
+HOOKED = ("check_and_update_config", "get_attn_backend_cls")
 
 DEFAULTS = {
     "dtype": "float32",
@@ -43,6 +49,19 @@ DEFAULTS = {
 def write_model(folder: str, changes: dict[str, Any]) -> None:
     """A random model on disk."""
     write_tiny_model(Path(folder), **changes)
+
+
+def register_again() -> dict[str, Any]:
+    """What a second registration leaves: the names that vLLM accepts, and whether hooks moved."""
+    register()
+    before = [getattr(current_platform, name) for name in HOOKED]
+    register()
+    after = [getattr(current_platform, name) for name in HOOKED]
+    choices = EngineArgs.add_cli_args(FlexibleArgumentParser())._option_string_actions
+    return {
+        "names": list(choices["--kv-cache-dtype"].choices or ()),
+        "hooks_stay": before == after,
+    }
 
 
 def generate(
@@ -139,7 +158,10 @@ def _complete(llm: LLM, prompts: list[list[int]], tokens: int) -> list[Any]:
 
 CALLS = {
     call.__name__: call
-    for call in (write_model, generate, capacity_tokens, compare_pages, forget_pages)
+    for call in (
+        *(write_model, register_again, generate, capacity_tokens),
+        *(compare_pages, forget_pages),
+    )
 }
 
 
@@ -153,7 +175,7 @@ def main(address: str) -> None:
                 return
             try:
                 answer = (True, CALLS[name](**arguments))
-            except Exception as error:
+            except Exception as error:  # whatever it is, it belongs to the caller
                 answer = (False, f"{type(error).__name__}: {error}")
             gc.collect()
             cleanup_dist_env_and_memory()

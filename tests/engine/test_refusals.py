@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from kvarn.format.layout import FORMATS
+
 pytestmark = pytest.mark.serving
 
 K4V2 = {"kv_cache_dtype": "kvarn_k4v2_g128"}
@@ -101,3 +103,9 @@ def test_a_name_that_is_no_format_is_answered_with_those_that_are(
 ) -> None:
     said = refusal(without_weights(num_hidden_layers=1), kv_cache_dtype="kvarn_k9")
     assert "kvarn_k4v2_g128" in said
+
+
+def test_registering_again_changes_nothing(host: Any) -> None:
+    left = host.call("register_again")
+    assert left["hooks_stay"]
+    assert [left["names"].count(name) for name in FORMATS] == [1] * len(FORMATS)

@@ -16,6 +16,7 @@ from kvarn.kernels.step import build_step
 
 SCALE = 0.125
 BLOCKS = 64
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass
@@ -31,31 +32,28 @@ class Model:
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(self.seed)
-        shape = (self.kv_heads, self.layout.head_dim)
+        heads, channels = self.kv_heads, self.layout.head_dim
 
         def rows(heads: int) -> list[torch.Tensor]:
             return [
-                torch.randn(length, heads, shape[1], generator=generator).to(self.dtype)
+                torch.randn(length, heads, channels, generator=generator).to(DEVICE, self.dtype)
                 for length in self.lengths
             ]
 
-        self.query, self.keys, self.values = (
-            rows(shape[0] * self.group),
-            rows(shape[0]),
-            rows(shape[0]),
-        )
-        width = -(-max(self.lengths) // TILE_TOKENS)
-        pages = torch.randperm(BLOCKS - 1, generator=generator) + 1
-        count = len(self.lengths)
-        self.table = pages[: count * width].view(count, width)
-        self.tail_page = pages[-count:]
-        self.packed = torch.full(
-            (BLOCKS, shape[0], TILE_TOKENS, self.layout.bytes_per_token), 255, dtype=torch.uint8
-        )
-        self.tail = torch.full((BLOCKS, shape[0], TILE_TOKENS, 2 * shape[1]), torch.nan).to(
-            self.dtype
-        )
+        self.query, self.keys, self.values = (rows(n) for n in (heads * self.group, heads, heads))
         self.out = [torch.full_like(query, torch.nan) for query in self.query]
+        self._take_pages(generator)
+
+    def _take_pages(self, generator: torch.Generator) -> None:
+        heads, channels = self.kv_heads, self.layout.head_dim
+        count, width = len(self.lengths), -(-max(self.lengths) // TILE_TOKENS)
+        pages = torch.randperm(BLOCKS - 1, generator=generator) + 1
+        self.table = pages[: count * width].view(count, width)
+        self.tail_page = pages[-count:].to(DEVICE)
+        packed_shape = (BLOCKS, heads, TILE_TOKENS, self.layout.bytes_per_token)
+        self.packed = torch.full(packed_shape, 255, dtype=torch.uint8, device=DEVICE)
+        tail_shape = (BLOCKS, heads, TILE_TOKENS, 2 * channels)
+        self.tail = torch.full(tail_shape, torch.nan, dtype=self.dtype, device=DEVICE)
 
     def run(self, batch: dict[int, tuple[int, int]]) -> None:
         """One step: for each sequence, the tokens from which to which."""
@@ -69,7 +67,7 @@ class Model:
             starts=counts.cumsum(0),
             lengths=torch.tensor([end for _, end in batch.values()]),
             table=self.table[members],
-            device=torch.device("cpu"),
+            device=DEVICE,
         )
         out = torch.full_like(joined(self.query), torch.nan)
         cache = LayerCache(self.layout, self.packed, self.tail, self.tail_page[members])
@@ -86,7 +84,8 @@ class Model:
             self.out[member][slice(*batch[member])] = rows
 
     def check(self) -> None:
-        tolerance = 1e-4 if self.dtype == torch.float32 else 3e-2
+        exact = self.dtype == torch.float32 and DEVICE.type == "cpu"
+        tolerance = 1e-4 if exact else 3e-2  # a rounded product may flip a code
         for query, keys, values, out in zip(
             self.query, self.keys, self.values, self.out, strict=True
         ):

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Literal
 
 from kvarn_operator.api import KVarNDeployment
-from kvarn_operator.api.status import Condition
+from kvarn_operator.api.status import Condition, InspectedModel, LastScale
 from kvarn_operator.autoscale import Decision
 from kvarn_operator.observe import Child, Failure, Observed, Pod
 from kvarn_operator.planning import MEMORY_REASONS, Outcome, Planned, Unplanned
@@ -31,6 +31,8 @@ class Scene:
         decision: the autoscaler's, if it owns the size.
         desired: the size that is wanted; None while there is no Deployment.
         refused: the API server's words, if it refused a child.
+        model: what is known of the model.
+        last_scale: the latest change of size.
     """
 
     target: KVarNDeployment
@@ -39,6 +41,8 @@ class Scene:
     decision: Decision | None = None
     desired: int | None = None
     refused: str = ""
+    model: InspectedModel | None = None
+    last_scale: LastScale | None = None
 
     @property
     def deployment(self) -> Child | None:

@@ -97,7 +97,7 @@ def _register_life(registry: kopf.OperatorRegistry, board: Board, config: Config
         await _wait_for_crd(cluster, logger)
         memo.reconciler = Reconciler(
             api=cluster,
-            metrics=Scraper(session, port=config.metrics_port),
+            pages=Scraper(session, port=config.metrics_port),
             config=config,
             clock=lambda: datetime.now(UTC),
         )

@@ -50,7 +50,7 @@ class Api(Protocol):
         """GPU products of the cluster's nodes."""
 
 
-class Metrics(Protocol):
+class Pages(Protocol):
     """What a pass asks of the pods; see `kvarn_operator.scrape.Scraper`."""
 
     async def read(self, addresses: Iterable[str]) -> list[Sample | ScrapeError]:
@@ -64,7 +64,8 @@ class Memory:
     Attributes:
         applied: by (kind, name), the digest of what was applied and of what came of it.
         status: the last one written; the watch stream may lag behind it.
-        asked: when the metrics were read last.
+        asked: when the metrics were read last, and `known` of which pods.
+        last_scale: the latest change of size, written to the status or not.
     """
 
     applied: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
@@ -73,6 +74,7 @@ class Memory:
     asked: datetime | None = None
     known: frozenset[str] = frozenset()
     history: History | None = None
+    last_scale: LastScale | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +86,7 @@ class Reconciler:
     """
 
     api: Api
-    metrics: Metrics
+    pages: Pages
     config: Config
     clock: Callable[[], datetime]
 
@@ -113,44 +115,44 @@ class Reconciler:
         target = KVarNDeployment.model_validate(body)
         if memory.status is not None:
             target = target.model_copy(update={"status": memory.status})
-        model, outcome = await self._plan(target, observed)
-        observed, refused = await self._apply(target, outcome, observed, memory)
-        scene = Scene(target=target, outcome=outcome, observed=observed, refused=refused)
+        scene = await self._plan(target, observed)
+        scene = await self._apply(scene, memory)
         servers = await self._measure(scene, memory)
-        scene, last_scale = await self._scale(scene, servers, memory, tell=tell)
-        await self._report(scene, servers, memory, model=model, last_scale=last_scale, tell=tell)
+        scene = await self._scale(scene, servers, memory)
+        await self._report(scene, servers, memory, tell=tell)
         return self._next_look(scene)
 
-    async def _plan(
-        self, target: KVarNDeployment, observed: Observed
-    ) -> tuple[InspectedModel | None, Outcome]:
+    async def _plan(self, target: KVarNDeployment, observed: Observed) -> Scene:
         products: frozenset[str] = frozenset()
         if planning.needs_product(target.spec):
             products = await self.api.gpu_products()
+        model: InspectedModel | None = None
+        outcome: Outcome
         try:
             finding = inspection.find(target, observed, self.config)
+            model, outcome = finding.record, _unread(finding.record)
+            if finding.wants_job:
+                await self.api.apply(inspection.job(target, self.config))
+            if finding.shape is not None:
+                outcome = planning.plan(target, finding.shape, products)
         except planner.ShapeError as error:
-            return None, Unplanned(reason=error.reason, message=error.message)
-        if finding.wants_job:
-            await self.api.apply(inspection.job(target, self.config))
-        if finding.shape is not None:
-            return finding.record, planning.plan(target, finding.shape, products)
-        return finding.record, _unread(finding.record)
+            outcome = Unplanned(reason=error.reason, message=error.message)
+        except RefusedError as error:
+            outcome = Unplanned(reason="ChildRefused", message=str(error))
+        return Scene(target=target, outcome=outcome, observed=observed, model=model)
 
-    async def _apply(
-        self, target: KVarNDeployment, outcome: Outcome, observed: Observed, memory: Memory
-    ) -> tuple[Observed, str]:
-        """Apply the children, or none without a plan; the children then, and why one is refused."""
-        if isinstance(outcome, Unplanned):
-            return observed, ""
-        children = dict(observed.children)
+    async def _apply(self, scene: Scene, memory: Memory) -> Scene:
+        """Apply the children, or none without a plan."""
+        if isinstance(scene.outcome, Unplanned):
+            return scene
+        children, refused = dict(scene.observed.children), ""
         try:
-            for manifest in render.children(target, outcome, self.config):
+            for manifest in render.children(scene.target, scene.outcome, self.config):
                 key = (manifest["kind"], manifest["metadata"]["name"])
                 children[key] = await self._apply_one(manifest, children.get(key), memory)
         except RefusedError as error:
-            return replace(observed, children=children), str(error)
-        return replace(observed, children=children), ""
+            refused = str(error)
+        return replace(scene, observed=replace(scene.observed, children=children), refused=refused)
 
     async def _apply_one(self, manifest: Manifest, live: Child | None, memory: Memory) -> Child:
         kind, metadata = manifest["kind"], manifest["metadata"]
@@ -172,7 +174,7 @@ class Reconciler:
         names = frozenset(pod.name for pod in ready)
         poll = timedelta(seconds=self.config.poll_seconds)
         if memory.asked is None or now - memory.asked >= poll or not names <= memory.known:
-            answers = await self.metrics.read([pod.ip for pod in ready])
+            answers = await self.pages.read([pod.ip for pod in ready])
             by_pod = dict(zip((pod.name for pod in ready), answers, strict=True))
             memory.readings = record(memory.readings, by_pod, now=now)
             memory.asked, memory.known = now, names
@@ -193,31 +195,25 @@ class Reconciler:
             poll_seconds=self.config.poll_seconds,
         )
 
-    async def _scale(
-        self,
-        scene: Scene,
-        servers: Fleet,
-        memory: Memory,
-        *,
-        tell: Callable[[Happening], None],
-    ) -> tuple[Scene, LastScale | None]:
+    async def _scale(self, scene: Scene, servers: Fleet, memory: Memory) -> Scene:
         """Write the size, if it is ours to write and not what it should be."""
-        last = scene.target.status.last_scale
+        memory.last_scale = memory.last_scale or scene.target.status.last_scale
+        scene = replace(scene, last_scale=memory.last_scale)
         if scene.deployment is None:
-            return scene, last
+            return scene
         current = scene.deployment.replicas
         if isinstance(scene.outcome, Unplanned) or scene.refused:
-            return replace(scene, desired=current), last
+            return replace(scene, desired=current)
         decision = self._decide(scene, servers, memory, current=current)
         stated = scene.target.spec.replicas
         wanted = decision.replicas if decision else current if stated is None else stated
+        scene = replace(scene, decision=decision, desired=current)
         if wanted == current or not await self._write_scale(scene, servers, current, wanted):
-            return replace(scene, decision=decision, desired=current), last
+            return scene
         if decision:
-            last = _scaled(decision, current=current, now=self.clock())
+            memory.last_scale = _scaled(scene.target, decision, current=current, now=self.clock())
             memory.history = decision.history.changed(Change(self.clock(), wanted - current))
-            tell(_scaling_event(scene.target, last))
-        return replace(scene, decision=decision, desired=wanted), last
+        return replace(scene, desired=wanted, last_scale=memory.last_scale)
 
     def _decide(
         self, scene: Scene, servers: Fleet, memory: Memory, *, current: int
@@ -255,31 +251,18 @@ class Reconciler:
                 )
 
     async def _report(
-        self,
-        scene: Scene,
-        servers: Fleet,
-        memory: Memory,
-        *,
-        model: InspectedModel | None,
-        last_scale: LastScale | None,
-        tell: Callable[[Happening], None],
+        self, scene: Scene, servers: Fleet, memory: Memory, *, tell: Callable[[Happening], None]
     ) -> None:
         """Write the status if it differs from the last one, then publish what changed in it."""
-        target, old = scene.target, scene.target.status
+        meta, old = scene.target.metadata, scene.target.status
         new = status.build(
-            scene,
-            fleet=servers,
-            readings=_of_template(scene, memory.readings),
-            model=model,
-            last_scale=last_scale,
-            now=self.clock(),
+            scene, fleet=servers, readings=_of_template(scene, memory.readings), now=self.clock()
         )
-        _publish(target, servers, new)
+        _publish(scene.target, servers, new)
         if status.dump(new) != status.dump(old):
-            meta = target.metadata
             identity = {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid}
             await self.api.apply_status(identity=identity, status=status.dump(new))
-            for happening in status.happenings(old.conditions, new.conditions):
+            for happening in status.happenings(old, new):
                 tell(happening)
         memory.status = new
 
@@ -321,7 +304,12 @@ def _remembered(last: LastScale | None) -> History:
     return History(changes=(Change(at, last.to_replicas - last.from_replicas),))
 
 
-def _scaled(decision: Decision, *, current: int, now: datetime) -> LastScale:
+def _scaled(
+    target: KVarNDeployment, decision: Decision, *, current: int, now: datetime
+) -> LastScale:
+    direction = "up" if decision.replicas > current else "down"
+    meta = target.metadata
+    metrics.SCALINGS.labels(meta.namespace, meta.name, direction, decision.reason).inc()
     return LastScale(
         time=timestamp(now),
         from_replicas=current,
@@ -329,13 +317,6 @@ def _scaled(decision: Decision, *, current: int, now: datetime) -> LastScale:
         reason=decision.reason,
         message=decision.message,
     )
-
-
-def _scaling_event(target: KVarNDeployment, last: LastScale) -> Happening:
-    up = last.to_replicas > last.from_replicas
-    meta = target.metadata
-    metrics.SCALINGS.labels(meta.namespace, meta.name, "up" if up else "down", last.reason).inc()
-    return Happening("Normal", "ScaledUp" if up else "ScaledDown", last.message)
 
 
 def _of_template(scene: Scene, readings: Mapping[str, Reading]) -> dict[str, Reading]:

@@ -1,6 +1,6 @@
 """The status of a resource, as a pure function of what a pass has found."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -8,7 +8,6 @@ from typing import Any
 from kvarn_operator import conditions, planning
 from kvarn_operator.api.status import (
     Condition,
-    InspectedModel,
     LastScale,
     Measured,
     Plan,
@@ -39,8 +38,6 @@ def build(
     *,
     fleet: Fleet,
     readings: Mapping[str, Reading],
-    model: InspectedModel | None,
-    last_scale: LastScale | None,
     now: datetime,
 ) -> Status:
     """The status that `scene` amounts to.
@@ -49,8 +46,6 @@ def build(
         scene: what was found and done.
         fleet: the ready servers.
         readings: metrics of the servers that run the present template.
-        model: what is known of the model.
-        last_scale: the latest change of size.
         now: the time, for conditions that change.
     """
     target = scene.target
@@ -63,7 +58,7 @@ def build(
             old.conditions, conditions.verdicts(scene), generation=meta.generation, now=now
         ),
         observed_generation=meta.generation,
-        model=model,
+        model=scene.model,
         plan=plan,
         measured=measured(plan, readings) or (old.measured if plan == old.plan else None),
         pressure=pressure(fleet),
@@ -72,7 +67,7 @@ def build(
         desired_replicas=scene.desired,
         selector=",".join(f"{name}={value}" for name, value in sorted(pods.items())),
         url=f"http://{meta.name}.{meta.namespace}.svc:{PORT}",
-        last_scale=last_scale,
+        last_scale=scene.last_scale,
     )
 
 
@@ -109,15 +104,23 @@ def pressure(fleet: Fleet) -> Pressure | None:
     )
 
 
-def happenings(old: Iterable[Condition], new: Iterable[Condition]) -> list[Happening]:
-    """The conditions that changed in status or reason, `Progressing` and the size aside."""
-    before = {condition.type: (condition.status, condition.reason) for condition in old}
-    changed = (c for c in new if before.get(c.type) != (c.status, c.reason))
-    return [
+def happenings(old: Status, new: Status) -> list[Happening]:
+    """The notable conditions that changed in status or reason, and the change of size."""
+    before = {condition.type: (condition.status, condition.reason) for condition in old.conditions}
+    changed = (c for c in new.conditions if before.get(c.type) != (c.status, c.reason))
+    told = [
         Happening(_severity(c), c.reason, f"{c.type} is {c.status}: {c.message}")
         for c in changed
         if c.type in _NOTABLE
     ]
+    if new.last_scale is not None and new.last_scale != old.last_scale:
+        told.append(_scaling(new.last_scale))
+    return told
+
+
+def _scaling(last: LastScale) -> Happening:
+    grown = last.to_replicas > last.from_replicas
+    return Happening("Normal", "ScaledUp" if grown else "ScaledDown", last.message)
 
 
 _NOTABLE = ("Ready", "Planned", "MemoryFits", "Degraded")

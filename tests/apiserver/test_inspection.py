@@ -84,3 +84,14 @@ async def test_a_model_that_cannot_be_read_is_said_in_the_jobs_words(
     stalled = await running.until_condition("Stalled", "True", reason="ConfigMissing")
     assert stalled["message"] == words["message"]
     assert await running.get("deployment") == {}
+
+
+async def test_a_job_that_the_api_server_refuses_is_said_in_its_words(
+    running: World, unread: Resource
+) -> None:
+    unread["spec"]["podTemplate"] = {"spec": {"tolerations": [{"operator": "Sometimes"}]}}
+
+    await running.apply(unread)
+
+    stalled = await running.until_condition("Stalled", "True", reason="ChildRefused")
+    assert "tolerations" in stalled["message"]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from kvarn_operator import conditions, status
-from kvarn_operator.api.status import Condition
+from kvarn_operator.api.status import Condition, LastScale, Status
 from kvarn_operator.autoscale import Decision, History
 from kvarn_operator.conditions import Scene, Verdict
 from kvarn_operator.observe import TEMPLATE_HASH, Child, Failure, Observed, Pod
@@ -154,28 +154,38 @@ def test_messages_are_bounded() -> None:
 
 def test_an_equal_world_gives_equal_bytes_at_any_time() -> None:
     def dumped(of: Scene, seconds: float) -> dict[str, Any]:
-        built = status.build(
-            of, fleet=status.Fleet(), readings={}, model=None, last_scale=None, now=later(seconds)
-        )
+        built = status.build(of, fleet=status.Fleet(), readings={}, now=later(seconds))
         return status.dump(built)
 
     first = dumped(scene(deployment(ready=1)), 0)
-    known = target().model_copy(update={"status": status.Status.model_validate(first)})
+    known = target().model_copy(update={"status": Status.model_validate(first)})
 
     assert dumped(scene(deployment(ready=1), target=known), 999) == first
+
+
+def happenings(old: list[Condition], new: list[Condition]) -> list[status.Happening]:
+    return status.happenings(Status(conditions=old), Status(conditions=new))
 
 
 def test_only_changes_are_events() -> None:
     before = [merged([], Verdict("False", "Starting", "a"))]
     after = [merged(before, Verdict("True", "Serving", "c"))]
 
-    (event,) = status.happenings(before, after)
+    (event,) = happenings(before, after)
 
     assert (event.type, event.reason, event.message) == ("Normal", "Serving", "Ready is True: c")
-    assert status.happenings(after, after) == []
+    assert happenings(after, after) == []
 
 
 def test_bad_news_is_a_warning() -> None:
-    (event,) = status.happenings([], [merged([], Verdict("False", "InsufficientMemory", "c"))])
+    (event,) = happenings([], [merged([], Verdict("False", "InsufficientMemory", "c"))])
 
     assert event.type == "Warning"
+
+
+def test_a_change_of_size_is_an_event() -> None:
+    scaled = LastScale(time="", from_replicas=2, to_replicas=1, reason="LowPressure", message="m")
+
+    (event,) = status.happenings(Status(), Status(last_scale=scaled))
+
+    assert (event.type, event.reason, event.message) == ("Normal", "ScaledDown", "m")

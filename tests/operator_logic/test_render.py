@@ -104,14 +104,14 @@ def test_an_overlay_adds_and_overrides_but_loses_no_pod() -> None:
 def test_variables_and_resources_of_the_user_win() -> None:
     engine = {
         "env": [{"name": "HOME", "value": "/home"}, {"name": "OMP_NUM_THREADS", "value": "1"}],
-        "resources": {"requests": {"cpu": "200m"}, "limits": {"memory": "1Gi"}},
+        "resources": {"requests": {"cpu": "200m"}, "limits": {"memory": "3Gi"}},
     }
     found = container(target(engine=engine))
 
     variables = {variable["name"]: variable["value"] for variable in found["env"]}
     assert (variables["HOME"], variables["OMP_NUM_THREADS"]) == ("/home", "1")
     assert found["resources"]["requests"]["cpu"] == "200m"
-    assert found["resources"]["limits"]["memory"] == "1Gi"
+    assert found["resources"]["limits"]["memory"] == "3Gi"
 
 
 def test_a_mirror_of_the_hub_is_handed_on() -> None:

@@ -1,6 +1,9 @@
 """Where the tools keep what is costly to make again."""
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +48,15 @@ class Cache:
     def kubeconfig(self) -> Path:
         """The cluster administrator's kubeconfig."""
         return self.cluster / "kubeconfig"
+
+    @contextmanager
+    def locked(self, what: str) -> Iterator[None]:
+        """Hold the lock called `what`: two runs do not make the same thing at the same time."""
+        locks = self.root / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with (locks / what).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
 
 def default() -> Cache:

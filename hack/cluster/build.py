@@ -16,6 +16,7 @@ from hack.cluster import golang
 from hack.errors import Refusal
 from hack.progress import Step, step
 
+UNFINISHED = ".building-"
 HERE = Path(__file__).parent
 ROOM_BYTES = 8_000_000_000
 """Free disk that a first build needs: module sources, build cache, programs."""
@@ -79,18 +80,26 @@ def build(module: Module, cache: Cache) -> Path:
     leaves nothing that could be taken for one.
     """
     finished = cache.programs / f"{module.name}-{module.key}"
-    if finished.is_dir():
-        return finished
+    if not finished.is_dir():
+        with cache.locked("build"):
+            # Another run may have built it while this one waited.
+            if not finished.is_dir():
+                _build(module, cache, finished)
+    return finished
+
+
+def _build(module: Module, cache: Cache, finished: Path) -> None:
     go = golang.find(cache, minimum=minimum_go(module))
     require_room(cache.root, ROOM_BYTES, what=f"building {module.name}")
     cache.programs.mkdir(parents=True, exist_ok=True)
+    for abandoned in cache.programs.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(abandoned)
     with _unfinished(finished) as folder:
         with step(f"Go modules of {module.name}"):
             _run([go, "mod", "download"], module)
         for package, program in module.programs:
             with step(f"Compiling {program}") as current:
                 _compile(go, module, package, folder / program, current)
-    return finished
 
 
 def prune(cache: Cache) -> None:
@@ -114,7 +123,7 @@ def require_room(folder: Path, bytes_needed: int, *, what: str) -> None:
 
 @contextmanager
 def _unfinished(finished: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix=".building-", dir=finished.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=finished.parent) as folder:
         building = Path(folder) / "programs"
         building.mkdir()
         yield building

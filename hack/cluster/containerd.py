@@ -1,52 +1,19 @@
 """The images that the node's containerd holds."""
 
-import json
 import subprocess
-import tarfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from hack.cluster import host
+from hack.cluster.archive import Archive
 from hack.cluster.layout import Layout
 from hack.errors import Refusal
 from hack.progress import step
 
 ID = "sha256:"
-"""Containerd lists every image a second time under the digest of its configuration."""
-
-
-@dataclass(frozen=True)
-class Archive:
-    """An image archive as `docker save` and `buildah push docker-archive:` write it."""
-
-    path: Path
-    config: str
-    names: tuple[str, ...]
-
-    @classmethod
-    def read(cls, path: Path) -> "Archive":
-        """Read what is in the archive.
-
-        Raises:
-            Refusal: there is no such file, or it is no image archive.
-        """
-        try:
-            with tarfile.open(path) as tar:
-                member = tar.extractfile("manifest.json")
-                assert member
-                (image,) = json.load(member)
-        except FileNotFoundError:
-            raise Refusal(
-                f"{path} does not exist: `python -m hack.images build` makes the archives."
-            ) from None
-        except (tarfile.TarError, KeyError, ValueError):
-            raise Refusal(
-                f"{path} is no image archive: make one with `docker save` or "
-                "`buildah push IMAGE docker-archive:FILE`."
-            ) from None
-        config = Path(image["Config"]).name.removesuffix(".json")
-        return cls(path, config, tuple(image["RepoTags"]))
+"""Kubernetes lists images a second time under the digest of their configuration."""
 
 
 @dataclass(frozen=True)
@@ -66,27 +33,29 @@ def answers(cluster: Layout) -> bool:
 
 def images(cluster: Layout) -> list[Image]:
     """Everything that containerd lists, names and identifiers."""
-    listing = subprocess.run(
-        _ctr(cluster, "images", "list"), check=True, capture_output=True, text=True
-    ).stdout
-    rows = [line.split() for line in listing.splitlines()[1:]]
+    rows = [line.split() for line in _told(cluster, "images", "list").splitlines()[1:]]
     return [Image(name=row[0], digest=row[2], size=" ".join(row[3:5])) for row in rows]
 
 
 def load(cluster: Layout, archives: Sequence[Path]) -> list[Archive]:
     """Import the archives that containerd does not hold yet, and return those.
 
+    Of these it is given the layers that it lacks, no others.
+
     Raises:
         Refusal: the cluster is down, or a file is no image archive; nothing is imported then.
     """
     read = [Archive.read(path) for path in archives]
     held = {image.name: image.digest for image in images(cluster)}
-    missing = [archive for archive in read if not _holds(cluster, held, archive)]
-    for archive in missing:
+    wanted = [a for a in read if any(held.get(name) != a.digest for name in a.names)]
+    for archive in wanted:
         with step(f"Importing {archive.names[0]}") as current:
-            current.detail = f"{archive.path.stat().st_size / 1e6:.0f} MB"
-            _import(cluster, archive)
-    return missing
+            blobs = set(_told(cluster, "content", "list", "-q").split())
+            lacking = archive.missing(blobs)
+            size = sum(layer.size for layer in lacking)
+            current.detail = f"{len(lacking)} layers, {size / 1e6:.0f} MB"
+            _import(cluster, archive, blobs)
+    return wanted
 
 
 def prune(cluster: Layout) -> None:
@@ -95,39 +64,30 @@ def prune(cluster: Layout) -> None:
     named = {image.digest for image in listed if not image.name.startswith(ID)}
     orphans = [image.name for image in listed if image.digest not in named]
     if orphans:
-        subprocess.run(
-            _ctr(cluster, "images", "remove", *orphans), check=True, stdout=subprocess.DEVNULL
-        )
+        _told(cluster, "images", "remove", *orphans)
 
 
-def _holds(cluster: Layout, held: dict[str, str], archive: Archive) -> bool:
-    return all(
-        name in held and _config(cluster, held[name]) == ID + archive.config
-        for name in archive.names
-    )
-
-
-def _config(cluster: Layout, manifest: str) -> str:
-    """The digest of the configuration that a manifest in containerd's store names."""
-    told = subprocess.run(
-        _ctr(cluster, "content", "get", manifest), check=True, capture_output=True, text=True
-    ).stdout
-    return str(json.loads(told).get("config", {}).get("digest", ""))
-
-
-def _import(cluster: Layout, archive: Archive) -> None:
-    done = subprocess.run(
-        _ctr(cluster, "images", "import", archive.path.absolute()),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
+def _import(cluster: Layout, archive: Archive, held: set[str]) -> None:
+    command = _ctr(cluster, "images", "import", "-")
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as importing:
+        assert importing.stdin
+        # It may refuse, and stop reading, at any time: what it says then tells more.
+        with suppress(BrokenPipeError):
+            archive.write_layout(importing.stdin, held)
+        output, _ = importing.communicate()
+    if importing.returncode:
         raise Refusal(
-            f"containerd refuses {archive.path} ({done.stderr.strip().splitlines()[-1]}): build it "
-            f"again, and see {cluster.logs}/containerd.log."
+            f"containerd refuses {archive.path} ({output.decode().strip().splitlines()[-1]}): "
+            f"build it again, and see {cluster.logs}/containerd.log."
         )
 
 
-def _ctr(cluster: Layout, *arguments: str | Path) -> list[str]:
+def _told(cluster: Layout, *arguments: str) -> str:
+    command = _ctr(cluster, *arguments)
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def _ctr(cluster: Layout, *arguments: str) -> list[str]:
     return host.inside(cluster, "ctr", "--namespace", "k8s.io", *arguments)

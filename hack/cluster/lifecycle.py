@@ -24,11 +24,37 @@ def up(cluster: Layout, *, port: int = layout.DEFAULT_PORT) -> None:
     Raises:
         Refusal: something that a person must put right; nothing is left running then.
     """
-    if is_healthy(cluster):
-        _tell_how_to_reach(cluster)
-        return
-    down(cluster)
-    preflight.check(cluster, port=port)
+    with cluster.cache.locked("cluster"):
+        if not is_healthy(cluster):
+            _remove(cluster)
+            preflight.check(cluster, port=port)
+            _up(cluster, port=port)
+    how = f"export KUBECONFIG={cluster.cache.kubeconfig}"
+    console.print(f"The cluster is up: {how}", soft_wrap=True)
+
+
+def down(cluster: Layout) -> bool:
+    """Stop the cluster and remove its state; images stay cached. Return whether there was one."""
+    with cluster.cache.locked("cluster"):
+        return _remove(cluster)
+
+
+def is_healthy(cluster: Layout) -> bool:
+    """Whether the node runs, its API server is ready and its kubelet says that it is well."""
+    running = host.node_pid(cluster) is not None
+    return running and host.api_ready(cluster) and host.node_ready(cluster)
+
+
+def _remove(cluster: Layout) -> bool:
+    if not cluster.state.exists():
+        return False
+    with step("Taking the cluster down"):
+        _end(cluster)
+        shutil.rmtree(cluster.state)
+    return True
+
+
+def _up(cluster: Layout, *, port: int) -> None:
     programs = build.programs(cluster.cache)
     pause_archive = pause.archive(cluster.cache, programs.pause)
     try:
@@ -38,28 +64,6 @@ def up(cluster: Layout, *, port: int = layout.DEFAULT_PORT) -> None:
         _end(cluster)
         raise
     build.prune(cluster.cache)
-    _tell_how_to_reach(cluster)
-
-
-def down(cluster: Layout) -> bool:
-    """Stop the cluster and remove its state; images stay cached. Return whether there was one."""
-    if not cluster.state.exists():
-        return False
-    with step("Taking the cluster down"):
-        _end(cluster)
-        shutil.rmtree(cluster.state)
-    return True
-
-
-def is_healthy(cluster: Layout) -> bool:
-    """Whether the node runs, its API server is ready and its kubelet says that it is well."""
-    running = host.node_pid(cluster) is not None
-    return running and host.api_ready(cluster) and host.node_ready(cluster)
-
-
-def _tell_how_to_reach(cluster: Layout) -> None:
-    how = f"export KUBECONFIG={cluster.cache.kubeconfig}"
-    console.print(f"The cluster is up: {how}", soft_wrap=True)
 
 
 def _start(cluster: Layout, programs: Programs, *, port: int) -> None:

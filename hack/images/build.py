@@ -68,14 +68,28 @@ def build(image: Image, cache: Cache, *, base: str | None = None) -> Path:
         Refusal: see the message; an archive from before stays as it is.
     """
     archive = cache.images / f"{image.title}.tar"
-    stamp = archive.with_suffix(".json")
-    inputs = _inputs(image, base)
-    if archive.exists() and stamp.exists() and json.loads(stamp.read_text())["inputs"] == inputs:
-        console.print(f"[green]✓[/] {image.name} is up to date  {_megabytes(archive)}")
-        return archive
+    with cache.locked("images"):
+        if _is_current(archive, key := inputs(image, base)):
+            console.print(f"[green]✓[/] {image.name} is up to date  {_megabytes(archive)}")
+        else:
+            _build(image, cache, archive, base=base)
+            _stamp(archive).write_text(json.dumps({"inputs": key}))
+    return archive
+
+
+def _is_current(archive: Path, key: str) -> bool:
+    stamp = _stamp(archive)
+    return archive.exists() and stamp.exists() and json.loads(stamp.read_text())["inputs"] == key
+
+
+def _stamp(archive: Path) -> Path:
+    return archive.with_suffix(".json")
+
+
+def _build(image: Image, cache: Cache, archive: Path, *, base: str | None) -> None:
     require_room(cache.root, image.room_bytes, what=f"building {image.name}")
-    cache.images.mkdir(parents=True, exist_ok=True)
-    stamp.unlink(missing_ok=True)
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    _stamp(archive).unlink(missing_ok=True)
     definition = _definition(image, cache, base or base_image.base(cache))
     with step(f"Building {image.name}") as current:
         buildah.build(cache, definition, log=archive.with_suffix(".log"), current=current)
@@ -83,8 +97,6 @@ def build(image: Image, cache: Cache, *, base: str | None = None) -> Path:
         buildah.push(cache, image.name, archive)
         current.detail = _megabytes(archive)
     buildah.prune(cache)
-    stamp.write_text(json.dumps({"inputs": inputs}))
-    return archive
 
 
 def torch_wheel(cache: Cache) -> Path:
@@ -140,7 +152,8 @@ def _link_with_checksum(wheel: Path, folder: Path) -> None:
     (folder / f"{wheel.name}.sha256").write_text(f"{digest}  {wheel.name}\n")
 
 
-def _inputs(image: Image, base: str | None) -> str:
+def inputs(image: Image, base: str | None) -> str:
+    """A digest of everything that the image is made of, by content and by name."""
     digest = hashlib.sha256((base or base_image.key()).encode())
     for path in _files((*SOURCES, image.dockerfile, *image.inputs)):
         digest.update(f"{path.relative_to(ROOT)}\0".encode())

@@ -17,7 +17,7 @@ INDEX_VARIABLES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_DEFAULT_INDEX")
 """Where the host says that packages come from, the build steps take them from there too."""
 
 NOISE = ("STEP", "Error: building at STEP", "subprocess exited", "exit status", "time=")
-"""How lines begin in which buildah tells of a failed step, but not why it failed."""
+"""How lines begin in which buildah tells that a step failed, but not why its command did."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,17 +105,23 @@ def _arguments(image: Build) -> dict[str, str]:
 
 
 def _lines(command: Sequence[str], name: str, log: Path) -> Iterator[str]:
-    last: deque[str] = deque(["no message"], maxlen=1)
+    said: deque[str] = deque(maxlen=50)
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         assert process.stdout
         for line in process.stdout:
-            if not line.startswith(NOISE):
-                last.append(line.strip())
+            said.append(line.strip())
             yield line
     if process.returncode:
         raise Refusal(
-            f"Building {name} failed ({last[0]}): {log} says all; if packages could not be "
-            "fetched, set PIP_INDEX_URL to an index that this machine reaches."
+            f"Building {name} failed ({_cause(said)}): {log} says all; if packages or the base "
+            "image could not be fetched, set PIP_INDEX_URL to an index, or name another image "
+            "with --base, that this machine reaches."
         )
+
+
+def _cause(said: Sequence[str]) -> str:
+    """The last words of a step's command, else the end of buildah's own."""
+    words = [line for line in said if line and not line.startswith(NOISE)]
+    return (words or ["", *said])[-1][-300:]

@@ -1,10 +1,12 @@
 """The local cluster does what a cluster does, and leaves nothing behind."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,6 +188,33 @@ def test_status_accounts_for_every_component(cluster: Layout) -> None:
     assert told.state == "up"
     assert {"etcd", "kubelet", "containerd", "coredns"} <= told.memory_bytes.keys()
     assert all(told.memory_bytes.values())
+
+
+def test_a_new_build_under_the_same_name_is_what_new_pods_run(
+    cluster: Layout, namespace: str, tmp_path: Path
+) -> None:
+    code = "import os; print(os.environ['BUILD'])"
+    for build_number in ("1", "2"):
+        archive = changed(images.build(IMAGE, caches.default()), tmp_path, BUILD=build_number)
+        assert len(containerd.load(cluster, [archive])) == 1
+        name = f"build-{build_number}"
+        kubectl(cluster, "apply", "-f", "-", manifests=pod(name, code))
+        assert output(cluster, name) == f"{build_number}\n"
+
+
+def changed(archive: Path, folder: Path, **environment: str) -> Path:
+    """A copy of an image archive whose containers have more environment."""
+    copy = folder / f"{'-'.join(environment.values())}.tar"
+    with tarfile.open(archive) as source, tarfile.open(copy, "w") as target:
+        for member in source:
+            content = source.extractfile(member)
+            if content and member.name.endswith(".json") and member.name != "manifest.json":
+                config = json.load(content)
+                config["config"]["Env"] += [f"{k}={v}" for k, v in environment.items()]
+                text = json.dumps(config).encode()
+                member.size, content = len(text), io.BytesIO(text)
+            target.addfile(member, content)
+    return copy
 
 
 def test_images_outlive_the_cluster(cluster: Layout, port: int) -> None:

@@ -3,7 +3,7 @@
 import vllm
 from vllm.logger import init_logger
 from vllm.platforms import current_platform
-from vllm.v1.attention.backends.registry import register_backend
+from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
 from kvarn.engine import versions
 from kvarn.engine.cache_dtypes import register_cache_dtypes
@@ -22,5 +22,6 @@ def register_formats() -> None:
         logger.error("The formats %s are not registered: %s", ", ".join(FORMATS), reason)
         return
     register_cache_dtypes(tuple(FORMATS))
-    register_backend("KVARN", "kvarn.engine.backend.KVarnBackend")
+    if "KVARN" not in AttentionBackendEnum.__members__:
+        register_backend("KVARN", "kvarn.engine.backend.KVarnBackend")
     hook_platform(type(current_platform))

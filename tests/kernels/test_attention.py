@@ -14,7 +14,6 @@ from kvarn.format.reference import attention, quantise
 from kvarn.kernels.attention import LayerCache, attend_and_store
 from kvarn.kernels.step import build_step
 
-SCALE = 0.125
 BLOCKS = 64
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -43,6 +42,11 @@ class Model:
         self.query, self.keys, self.values = (rows(n) for n in (heads * self.group, heads, heads))
         self.out = [torch.full_like(query, torch.nan) for query in self.query]
         self._take_pages(generator)
+
+    @property
+    def scale(self) -> float:
+        scale: float = self.layout.head_dim**-0.5
+        return scale
 
     def _take_pages(self, generator: torch.Generator) -> None:
         heads, channels = self.kv_heads, self.layout.head_dim
@@ -77,7 +81,7 @@ class Model:
             query=joined(self.query),
             keys=joined(self.keys),
             values=joined(self.values),
-            scale=SCALE,
+            scale=self.scale,
             out=out,
         )
         for member, rows in zip(members, out.split(counts[1:].tolist()), strict=True):
@@ -89,7 +93,7 @@ class Model:
         for query, keys, values, out in zip(
             self.query, self.keys, self.values, self.out, strict=True
         ):
-            want = attention(self.layout, query, keys, values, SCALE)
+            want = attention(self.layout, query, keys, values, self.scale)
             torch.testing.assert_close(out.float(), want, atol=tolerance, rtol=tolerance)
 
 

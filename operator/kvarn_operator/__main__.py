@@ -1,5 +1,7 @@
 """``python -m kvarn_operator``: the operator as a process."""
 
+import logging
+
 import click
 import kopf
 from prometheus_client import start_http_server
@@ -24,7 +26,7 @@ from kvarn_operator.handlers import register
 )
 @click.option("--priority", type=int, default=0, help="With --peering, the highest one works.")
 @click.option("--log-format", type=click.Choice(["json", "text"]), default="json")
-@click.option("--verbose", is_flag=True, help="Log each request.")
+@click.option("--verbose", is_flag=True, help="Log each request and each event.")
 @click.option("--metrics-port", type=int, default=8080, envvar="KVARN_METRICS_PORT")
 @click.option("--health-port", type=int, default=8081, envvar="KVARN_HEALTH_PORT")
 def main(
@@ -40,6 +42,10 @@ def main(
     """Run until the process is told to end."""
     form = kopf.LogFormat.JSON if log_format == "json" else kopf.LogFormat.FULL
     kopf.configure(verbose=verbose, log_format=form)
+    if not verbose:
+        # Else each probe, and each event that wakes us, is a line of its own.
+        for name in ("aiohttp.access", "kopf.activities", "kopf.objects"):
+            logging.getLogger(name).setLevel(logging.WARNING)
     try:
         config = Config.from_environment()
     except ValueError as error:

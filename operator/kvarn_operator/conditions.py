@@ -142,9 +142,15 @@ def _memory_fits(scene: Scene) -> Verdict:
     return Verdict(
         "True",
         "Fits",
-        f"{(total - left) / GIB:.2f} of {total / GIB:.2f} GiB on {outcome.accelerator} are planned,"
-        f" {plan.cache_bytes / GIB:.2f} GiB of them for a cache of {plan.cache_tokens} tokens.",
+        f"{_size(total - left)} of {_size(total)} on {outcome.accelerator} are planned,"
+        f" {_size(plan.cache_bytes)} of them for a cache of {plan.cache_tokens:,} tokens.",
     )
+
+
+def _size(size_bytes: int) -> str:
+    if size_bytes < GIB:
+        return f"{size_bytes / (1 << 20):.1f} MiB"
+    return f"{size_bytes / GIB:.2f} GiB"
 
 
 def _progressing(scene: Scene, rollout: Rollout) -> Verdict:

@@ -6,6 +6,7 @@ two of them leaves half a change.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -25,6 +26,8 @@ from kvarn_operator.observe import Child, Observed, Pod
 from kvarn_operator.reconcile import Memory, Reconciler
 from kvarn_operator.scrape import Scraper
 from kvarn_operator.status import Happening
+
+LOGGER = logging.getLogger(__name__)
 
 Key = tuple[str, str]
 """Namespace and name of a resource."""
@@ -226,6 +229,9 @@ class Driver:
         return Observed.of(chain.from_iterable(views), self.views["pods"].get(self.key, ()))
 
     def _tell(self, happening: Happening) -> None:
+        namespace, name = self.key
+        resource = {"namespace": namespace, "name": name}
+        LOGGER.info("%s: %s", happening.reason, happening.message, extra={"resource": resource})
         kopf.event(
             self.body, type=happening.type, reason=happening.reason, message=happening.message
         )

@@ -105,13 +105,16 @@ def pressure(fleet: Fleet) -> Pressure | None:
 
 
 def happenings(old: Status, new: Status) -> list[Happening]:
-    """The notable conditions that changed in status or reason, and the change of size."""
-    before = {condition.type: (condition.status, condition.reason) for condition in old.conditions}
-    changed = (c for c in new.conditions if before.get(c.type) != (c.status, c.reason))
+    """What changed in the conditions and in the size, as far as it is news."""
+    before = {condition.type: condition for condition in old.conditions}
     told = [
-        Happening(_severity(c), c.reason, f"{c.type} is {c.status}: {c.message}")
-        for c in changed
-        if c.type in _NOTABLE
+        Happening(
+            "Warning" if _is_bad(condition) else "Normal",
+            condition.reason,
+            f"{condition.type} is {condition.status}: {condition.message}",
+        )
+        for condition in new.conditions
+        if _is_news(condition, before.get(condition.type))
     ]
     if new.last_scale is not None and new.last_scale != old.last_scale:
         told.append(_scaling(new.last_scale))
@@ -123,14 +126,24 @@ def _scaling(last: LastScale) -> Happening:
     return Happening("Normal", "ScaledUp" if grown else "ScaledDown", last.message)
 
 
-_NOTABLE = ("Ready", "Planned", "MemoryFits", "Degraded")
 _GOOD = {"Ready": "True", "Planned": "True", "MemoryFits": "True", "Degraded": "False"}
+_PASSING = frozenset({"Starting", "Inspecting", "ScaledToZero"})
 
 
-def _severity(condition: Condition) -> str:
-    bad = condition.status != "Unknown" and condition.status != _GOOD[condition.type]
-    starting = condition.reason in {"Starting", "Inspecting", "ScaledToZero"}
-    return "Warning" if bad and not starting else "Normal"
+def _is_bad(condition: Condition) -> bool:
+    bad = condition.status not in {"Unknown", _GOOD[condition.type]}
+    return bad and condition.reason not in _PASSING
+
+
+def _is_news(condition: Condition, before: Condition | None) -> bool:
+    """Whether it changed; of `Degraded` and `MemoryFits`, only if it is or was bad."""
+    if condition.type not in _GOOD:
+        return False
+    if before and (before.status, before.reason) == (condition.status, condition.reason):
+        return False
+    if condition.type in {"Ready", "Planned"}:
+        return True
+    return _is_bad(condition) or (before is not None and _is_bad(before))
 
 
 def _parts(parts: Parts) -> PressureParts:

@@ -1,7 +1,7 @@
 """The conditions, and what they say to those who wait for them."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -181,6 +181,21 @@ def test_bad_news_is_a_warning() -> None:
     (event,) = happenings([], [merged([], Verdict("False", "InsufficientMemory", "c"))])
 
     assert event.type == "Warning"
+
+
+def test_that_nothing_fails_is_news_only_after_something_did() -> None:
+    fails = condition("Degraded", "True", "OutOfMemory")
+    works = condition("Degraded", "False", "NoFailures")
+
+    assert happenings([], [works]) == []
+    assert [event.type for event in happenings([works], [fails])] == ["Warning"]
+    assert [event.reason for event in happenings([fails], [works])] == ["NoFailures"]
+
+
+def condition(kind: str, status: Literal["True", "False"], reason: str) -> Condition:
+    verdict = Verdict(status, reason, "m")
+    (made,) = conditions.merge([], [(kind, verdict)], generation=1, now=later(0))
+    return made
 
 
 def test_a_change_of_size_is_an_event() -> None:

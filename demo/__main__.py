@@ -2,8 +2,11 @@
 
 import json
 import time
+from dataclasses import asdict
 
 import click
+import urllib3
+from kubernetes.client.exceptions import ApiException
 
 from demo import install, model, objects, report, timings, view
 from demo.cluster import Cluster, ensure_cluster, ensure_images
@@ -41,7 +44,7 @@ def main(*, keep: bool, as_json: bool, yes: bool) -> None:
     timings.record("demo", seen.seconds["everything"])
     console.print(report.summary_table(seen))
     if as_json:
-        click.echo(json.dumps(report.as_json(seen)))
+        click.echo(json.dumps(asdict(seen)))
 
 
 def set_up(cluster: Cluster) -> Kube:
@@ -78,6 +81,8 @@ def play(story: Story, *, keep: bool) -> None:
     except NotReachedError as error:
         console.print(*report.diagnosis(story.kube, story.mirror))
         raise Refusal(f"{error}. The lines above say more; run it again to go on.") from None
+    except (ApiException, urllib3.exceptions.HTTPError) as error:
+        raise Refusal(f"The API server does not do its part ({error}): run it again.") from error
 
 
 def clean_up(cluster: Cluster, kube: Kube) -> None:

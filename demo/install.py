@@ -5,11 +5,10 @@ import io
 import tarfile
 from pathlib import Path
 
-from demo import objects
+from demo import objects, view
 from demo.cluster import Cluster
-from demo.kube import Kube, read_manifests
+from demo.kube import Kube, Manifest, read_manifests
 from demo.mirror import Mirror
-from demo.view import is_ready, is_running, pod_states, rolled_out
 from hack import cache
 from hack.images.build import IMAGES
 from hack.progress import Step
@@ -38,22 +37,23 @@ def install_operator(cluster: Cluster, kube: Kube, current: Step) -> None:
     _tell_image(kube)
     with Mirror(kube, OPERATOR_NAMESPACE, ("Deployment", "Pod")) as mirror:
         mirror.until(
-            lambda mirror: rolled_out(mirror.get("Deployment", OPERATOR)),
+            lambda mirror: view.rolled_out(mirror.get("Deployment", OPERATOR)),
             "the operator's roll-out",
             seconds=SECONDS,
-            tell=lambda mirror: setattr(current, "detail", pod_states(mirror.all("Pod"))),
+            tell=lambda mirror: setattr(current, "detail", view.pod_states(mirror.all("Pod"))),
         )
     current.detail = f"{OPERATOR_NAMESPACE}/{OPERATOR}"
 
 
 def prepare_namespace(cluster: Cluster, kube: Kube, model: Path) -> None:
     """Make the demo's namespace and, in it, the claim that holds the model."""
-    kube.apply(objects.namespace())
     if cluster.is_local:
         volume = objects.host_volume(model)
-        kube.apply(volume, objects.claim(volume=volume["metadata"]["name"]))
+        _remove_other_volumes(kube, volume)
+        kube.apply(objects.namespace(), volume)
+        kube.apply(objects.claim(volume=volume["metadata"]["name"]))
     else:
-        kube.apply(objects.claim())
+        kube.apply(objects.namespace(), objects.claim())
         _fill_claim(cluster, kube, model)
 
 
@@ -75,7 +75,7 @@ def operator_memory_bytes(kube: Kube) -> int:
     (pod,) = (
         pod
         for pod in kube.list("Pod", namespace=OPERATOR_NAMESPACE, selector=f"app={OPERATOR}")
-        if is_ready(pod)
+        if view.is_ready(pod)
     )
     read = "print(open('/proc/1/status').read())"
     told = kube.execute(
@@ -94,13 +94,22 @@ def _tell_image(kube: Kube) -> None:
     kube.patch("Deployment", OPERATOR, namespace=OPERATOR_NAMESPACE, change=change)
 
 
+def _remove_other_volumes(kube: Kube, wanted: Manifest) -> None:
+    """Begin anew where an earlier run left a volume of another model, or one without its claim."""
+    for volume in kube.list("PersistentVolume", selector=f"app={objects.CLAIM}"):
+        is_other = volume["metadata"]["name"] != wanted["metadata"]["name"]
+        if is_other or view.status(volume).get("phase") == "Released":
+            remove_namespace(kube)
+            return
+
+
 def _fill_claim(cluster: Cluster, kube: Kube, model: Path) -> None:
     """Copy the model into the claim through a pod that waits for it."""
     volume = {"persistentVolumeClaim": {"claimName": objects.CLAIM}}
     kube.apply(objects.pod(LOADER, ["sleep", "300"], volume=volume, path="/models"))
     with Mirror(kube, objects.NAMESPACE, ("Pod",)) as mirror:
         mirror.until(
-            lambda mirror: is_running(mirror.get("Pod", LOADER)),
+            lambda mirror: view.is_running(mirror.get("Pod", LOADER)),
             "the pod that fills the model's volume",
             seconds=SECONDS,
         )

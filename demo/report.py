@@ -1,9 +1,9 @@
 """What the demo shows: the plan, the completion, the summary."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
-from typing import Any
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -20,19 +20,16 @@ LOG_LINES = 15
 
 def plan_table(figures: CacheFigures) -> Table:
     """The plan beside what vLLM measured."""
-    table = Table("", "planned", "measured", "error", title=f"KV cache in {figures.format}")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    table.add_row(
-        "tokens in the cache",
-        f"{figures.planned_tokens:,}",
-        f"{figures.measured_tokens:,}",
-        f"{figures.error_percent:+.1f} %",
-    )
-    table.add_row("bf16 in the same memory", f"{figures.bf16_tokens:,}", "", "")
-    table.add_row("bytes per token", "", f"{figures.bytes_per_token:,.1f}", "")
-    table.add_row("cache", f"{figures.cache_bytes / MIB:,.0f} MiB", "", "")
-    table.add_row("longest request", f"{figures.max_tokens:,} tokens", "", "")
+    planned = f"{figures.planned_tokens:,}"
+    measured = f"{figures.measured_tokens:,}"
+    table = _table("", "planned", "measured", "error")
+    table.title = f"KV cache in {figures.format}"
+    table.add_row("tokens in the cache", planned, measured, f"{figures.error_percent:+.1f} %")
+    table.add_row("the same memory in bf16", f"{figures.bf16_tokens:,}", "", "")
+    table.add_row("bytes per token", "", f"{figures.bytes_per_token:,.0f}", "")
+    table.add_row("bytes per token in bf16", f"{figures.bf16_bytes_per_token:,}", "", "")
+    table.add_row("bytes of cache", f"{figures.cache_bytes:,}", "", "")
+    table.add_row("tokens of one request, at most", f"{figures.max_tokens:,}", "", "")
     table.add_row("requests at once", f"{figures.max_sequences}", "", "")
     return table
 
@@ -48,9 +45,12 @@ def stream(prompt: str, words: Iterable[str]) -> str:
     return prompt + said
 
 
-def counts(name: str, told: Mapping[str, int]) -> str:
-    """A load's counts so far, in a few words."""
-    return f"{name}: {told['ok']} answered, {told['failed']} failed" if told else ""
+def counts(loads: Iterable[Mapping[str, int]]) -> str:
+    """What has become of all requests so far, in a few words."""
+    total = Counter[str]()
+    for each in loads:
+        total.update(each)
+    return f"{total['ok']} requests answered, {total['failed']} failed" if total else ""
 
 
 def diagnosis(kube: Kube, mirror: Mirror) -> Iterator[Text]:
@@ -67,40 +67,40 @@ def diagnosis(kube: Kube, mirror: Mirror) -> Iterator[Text]:
 
 def summary_table(seen: Findings) -> Table:
     """What was seen, one figure a line."""
-    table = Table("what was seen", "figure", title="Summary")
-    table.columns[1].justify = "right"
+    table = _table("what was seen", "figure")
     for name, figure in _rows(seen):
         table.add_row(name, figure)
     return table
 
 
-def as_json(seen: Findings) -> dict[str, Any]:
-    """The findings for machines."""
-    return asdict(seen)
+def _table(*headings: str) -> Table:
+    table = Table(*headings, box=box.SIMPLE_HEAD, title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table
 
 
-def _rows(seen: Findings) -> Iterable[tuple[str, str]]:
-    for act, seconds in seen.seconds.items():
-        yield act, f"{seconds:,.1f} s"
-    for figures in (seen.cache, seen.edited):
+def _rows(seen: Findings) -> Iterator[tuple[str, str]]:
+    for figures in (seen.before, seen.after):
         if figures:
             yield from _cache_rows(figures)
+    yield "replicas under the burst, and after it", " → ".join(map(str, seen.replicas))
     for name, load in (("burst", seen.burst), ("steady load", seen.steady)):
         if load:
-            yield f"requests of the {name}: sent, failed", f"{load.sent:,}, {load.failed:,}"
-            yield f"median time to a first token, {name}", _median(load)
-    yield (
-        "replicas: most, and after the load",
-        f"{seen.most_replicas}, {seen.fewest_replicas_after}",
-    )
-    yield "operator's memory", f"{seen.operator_memory_bytes / MIB:.0f} MiB"
+            yield from _load_rows(name, load)
+    for act, seconds in seen.seconds.items():
+        yield act, f"{seconds:,.1f} s"
+    yield "operator's resident memory", f"{seen.operator_memory_bytes / MIB:.0f} MiB"
 
 
-def _cache_rows(figures: CacheFigures) -> Iterable[tuple[str, str]]:
-    against = f"{figures.measured_tokens:,} ({figures.gain:.1f} times bf16)"
-    yield f"tokens in the cache, {figures.format}", against
-    yield f"bytes per token, {figures.format}", f"{figures.bytes_per_token:,.1f}"
+def _cache_rows(figures: CacheFigures) -> Iterator[tuple[str, str]]:
+    yield f"{figures.format}: tokens in the cache", f"{figures.measured_tokens:,}"
+    yield "  times the tokens of bf16", f"{figures.gain:.2f}"
+    yield "  bytes per token", f"{figures.bytes_per_token:,.0f}"
 
 
-def _median(load: Summary) -> str:
-    return f"{load.first_token_seconds.get('p50', 0.0):.2f} s"
+def _load_rows(name: str, load: Summary) -> Iterator[tuple[str, str]]:
+    yield f"{name}: requests sent", f"{load.sent:,}"
+    yield "  failed", f"{load.failed:,}"
+    yield "  output tokens per second", f"{load.output_tokens_per_second:,.0f}"
+    yield "  median time to the first token", f"{load.first_token_seconds['p50']:.2f} s"

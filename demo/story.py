@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from kubernetes.client.exceptions import ApiException
+
 from demo import install, objects, report, view
 from demo.findings import Findings, cache_figures
 from demo.kube import Kube, Manifest, proxy, read_manifests
@@ -36,7 +38,7 @@ class Story:
 
     def serve(self) -> None:
         """Apply the sample and wait until it serves and has been measured."""
-        with self._act("Applying the sample and waiting until it serves") as current:
+        with self._act("Apply, until it serves") as current:
             self.kube.apply(sample())
             self._until(
                 lambda: (
@@ -54,7 +56,7 @@ class Story:
         Raises:
             NotReachedError: they differ by more than is tolerated, or the cache is another one.
         """
-        self.seen.cache = figures = cache_figures(view.status(self.resource))
+        self.seen.before = figures = cache_figures(view.status(self.resource))
         console.print(report.plan_table(figures))
         if abs(figures.error_percent) > TOLERATED_PERCENT:
             raise NotReachedError(f"The plan is {figures.error_percent} % off what vLLM measured.")
@@ -69,7 +71,7 @@ class Story:
             "model": view.NAME,
             "prompt": PROMPT,
             "max_tokens": COMPLETION_TOKENS,
-            "temperature": 0.6,
+            "temperature": 0.5,
             "seed": 1,
         }
         words = self.kube.completion(view.NAME, namespace=objects.NAMESPACE, body=body)
@@ -77,9 +79,9 @@ class Story:
 
     def grow(self, steady: Traffic) -> None:
         """Send more than one replica can carry until a second one serves."""
-        burst = Load(url=url(), model=view.NAME, concurrency=BURST_WORKERS)
+        burst = Load(url=url(), model=view.NAME, concurrency=BURST_WORKERS, output_tokens=128)
         with (
-            self._act("Sending load until a second replica serves") as current,
+            self._act("Load, until a second replica serves") as current,
             Traffic(self.kube, self.mirror, "load-burst", burst) as traffic,
         ):
             self._until(
@@ -89,12 +91,12 @@ class Story:
                 current=current,
                 traffic=(steady, traffic),
             )
-            self.seen.most_replicas = self.ready
+            self.seen.replicas.append(self.ready)
             self.seen.burst = traffic.stop()
 
     def shrink(self, steady: Traffic) -> None:
         """Wait, under a light load, until one replica is left."""
-        with self._act("Waiting, under a light load, until one replica is left") as current:
+        with self._act("Less load, until one replica is left") as current:
             self._until(
                 lambda: len(self.servers) == 1 and self.ready == 1,
                 "one replica again",
@@ -102,12 +104,12 @@ class Story:
                 current=current,
                 traffic=(steady,),
             )
-            self.seen.fewest_replicas_after = self.ready
+            self.seen.replicas.append(self.ready)
 
     def edit(self, steady: Traffic) -> None:
         """Change the cache's format under the light load and wait for the end of the roll-out."""
         old = {pod["metadata"]["name"] for pod in self.servers}
-        with self._act(f"Changing the cache to {EDITED_FORMAT} under the light load") as current:
+        with self._act("Edit, until it is rolled out") as current:
             change = {"spec": {"cache": {"format": EDITED_FORMAT}}}
             self.kube.patch(
                 "KVarNDeployment", view.NAME, namespace=objects.NAMESPACE, change=change
@@ -122,11 +124,11 @@ class Story:
                 current=current,
                 traffic=(steady,),
             )
-        self.seen.edited = cache_figures(view.status(self.resource))
+        self.seen.after = cache_figures(view.status(self.resource))
 
     def delete(self) -> None:
         """Delete the resource and wait until nothing of it is left."""
-        with self._act("Deleting it") as current:
+        with self._act("Delete, until nothing is left") as current:
             self.kube.delete("KVarNDeployment", view.NAME, namespace=objects.NAMESPACE)
             self._until(
                 lambda: not self.left_over(),
@@ -186,9 +188,14 @@ class Story:
     def _all_answer(self, replicas: int) -> bool:
         """Whether so many replicas are ready and each has finished a request."""
         ready = view.ready_servers(self.mirror.all("Pod"))
-        return len(ready) >= replicas and all(
-            view.metric(self._metrics(pod), "vllm:request_success_total") > 0 for pod in ready
-        )
+        return len(ready) >= replicas and all(map(self._has_answered, ready))
+
+    def _has_answered(self, pod: Manifest) -> bool:
+        try:
+            told = self._metrics(pod)
+        except ApiException:  # it has just gone
+            return False
+        return view.metric(told, "vllm:request_success_total") > 0
 
     def _metrics(self, pod: Manifest) -> str:
         path = proxy("pods", pod["metadata"]["name"], namespace=objects.NAMESPACE)
@@ -210,8 +217,11 @@ class Story:
         traffic: tuple[Traffic, ...] = (),
     ) -> None:
         def tell(_: Mirror) -> None:
-            parts = [view.headline(self.resource), view.pod_states(self.servers)]
-            parts += [report.counts(each.name, each.counts) for each in traffic]
+            parts = (
+                view.headline(self.resource),
+                view.pod_counts(self.servers),
+                report.counts(each.counts for each in traffic),
+            )
             current.detail = " · ".join(part for part in parts if part)
 
         self.mirror.until(lambda _: holds(), what, seconds=seconds, tell=tell)

@@ -1,5 +1,6 @@
 """What Kubernetes objects say, in the few words that a person waits for."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -87,10 +88,16 @@ def pod_states(pods: Iterable[Manifest]) -> str:
     return ", ".join(f"{pod['metadata']['name']} {pod_state(pod)}" for pod in pods)
 
 
+def pod_counts(pods: Iterable[Manifest]) -> str:
+    """How many pods are in which state."""
+    states = Counter(pod_state(pod) for pod in pods)
+    return ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+
+
 def headline(resource: Manifest | None) -> str:
-    """The condition that tells best how far it is."""
+    """Why it is ready, or not yet, in one word."""
     ready = condition(resource, "Ready")
-    return f"Ready {ready['status']}: {ready['reason']}" if ready else "no status yet"
+    return str(ready["reason"]) if ready else "no status yet"
 
 
 def belongs(child: Manifest, name: str = NAME) -> bool:

@@ -113,16 +113,9 @@ def scheduler(kube: Path, *, kubeconfig: Path) -> list[str]:
     return [*command, *CLIENT_RATE]
 
 
-def kubelet(kube: Path, *, config: Path, kubeconfig: Path, state: Path) -> list[str]:
-    """The kubelet, with its volumes and its own certificates below `state`."""
-    return [
-        str(kube),
-        "kubelet",
-        f"--config={config}",
-        f"--kubeconfig={kubeconfig}",
-        f"--root-dir={state}/kubelet",
-        f"--cert-dir={state}/kubelet-pki",
-    ]
+def kubelet(kube: Path, *, config: Path, kubeconfig: Path) -> list[str]:
+    """The kubelet, which keeps everything in its usual place."""
+    return [str(kube), "kubelet", f"--config={config}", f"--kubeconfig={kubeconfig}"]
 
 
 def kwok(kube: Path, *, kubeconfig: Path, stages: Path, address: str) -> list[str]:

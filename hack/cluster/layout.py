@@ -16,10 +16,11 @@ INSIDE = Endpoints(etcd=2379, etcd_peer=2380, api=6443)
 """Ports in the node's own network, the same for every cluster."""
 
 CONTAINERD_SOCKET = Path("/run/containerd/containerd.sock")
-OWNED_FOLDERS = (Path("/var/lib/cni"), Path("/var/lib/kubelet"))
-"""Where containerd and kubelet write whatever they are told: the node mounts its own there.
+CNI_FOLDER = Path("/var/lib/cni")
+KUBELET_FOLDER = Path("/var/lib/kubelet")
+"""Fixed places of network plugins and of kubelet: the node mounts folders of its own there.
 
-On the host they stay, empty: removing one would pull it from under the node of another cluster.
+On the host both stay, empty: removing one would pull it from under the node of another cluster.
 """
 
 
@@ -63,6 +64,11 @@ class Layout:
     def processes(self) -> Path:
         """JSON that the node keeps: component → process id inside the node."""
         return self.state / "processes.json"
+
+    @property
+    def kubelet(self) -> Path:
+        """What kubelet keeps, volumes of pods among it; the node's /var/lib/kubelet."""
+        return self.state / "kubelet"
 
     @property
     def cgroup(self) -> str:

@@ -73,7 +73,7 @@ def _start(cluster: Layout, programs: Programs, *, port: int) -> None:
             [programs.kube, "kwok-stages"], check=True, capture_output=True, text=True
         ).stdout
         configuration.write(cluster, port=port, stages=stages)
-    for folder in layout.OWNED_FOLDERS:
+    for folder in (layout.CNI_FOLDER, layout.KUBELET_FOLDER, cluster.kubelet):
         folder.mkdir(exist_ok=True)
     arguments = [str(cluster.cache.root), str(port), str(programs.kube), str(programs.coredns)]
     _spawn(cluster, [sys.executable, "-m", "hack.cluster.node", *arguments])

@@ -91,8 +91,9 @@ def make_mounts(cluster: Layout) -> None:
     run("mount", "--make-rprivate", "/")
     # Volumes that kubelet mounts must reach the containers.
     run("mount", "--make-rshared", "/")
-    for folder in (Path("/run"), Path("/var/log"), *layout.OWNED_FOLDERS):
+    for folder in (Path("/run"), Path("/var/log"), layout.CNI_FOLDER):
         run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(folder))
+    run("mount", "--bind", str(cluster.kubelet), str(layout.KUBELET_FOLDER))
     for name in ("lock", "netns", "containerd"):
         Path("/run", name).mkdir()
     resolver = Path("/etc/resolv.conf").resolve()
@@ -155,9 +156,7 @@ def commands(cluster: Layout, kube: Path, coredns: Path) -> list[Component]:
         kube, pki=keys, kubeconfig=users / "controller-manager"
     )
     kubelet = [
-        *components.kubelet(
-            kube, config=own / "kubelet.yaml", kubeconfig=users / "kubelet", state=cluster.state
-        ),
+        *components.kubelet(kube, config=own / "kubelet.yaml", kubeconfig=users / "kubelet"),
         f"--node-ip={layout.NODE_IP}",
         f"--hostname-override={layout.NODE}",
     ]

@@ -15,7 +15,7 @@ import pytest
 
 from hack import cache as caches
 from hack.cluster import build, containerd, fake_nodes, host, lifecycle, status
-from hack.cluster.layout import OWNED_FOLDERS, Layout, cgroup_roots
+from hack.cluster.layout import CNI_FOLDER, KUBELET_FOLDER, Layout, cgroup_roots
 from hack.errors import Refusal
 from hack.images import build as images
 
@@ -25,6 +25,7 @@ pytestmark = [
 ]
 
 IMAGE = images.IMAGES["operator"]
+FOLDERS = (CNI_FOLDER, KUBELET_FOLDER)
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -267,7 +268,7 @@ def traces(cluster: Layout) -> dict[str, Any]:
         "mounts": [line for line in mounts if "buildah" not in line],
         "rules": told("iptables-save") + told("nft", "list", "ruleset"),
         "groups": [root for root in cgroup_roots() if (root / cluster.cgroup).exists()],
-        "folders": [list(folder.iterdir()) for folder in OWNED_FOLDERS if folder.exists()],
+        "folders": [list(folder.iterdir()) for folder in FOLDERS if folder.exists()],
         "processes": commands,
     }
 

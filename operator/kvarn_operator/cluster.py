@@ -110,7 +110,10 @@ class Cluster:
         await self._write("PATCH", path, body=body, kind="status", content=APPLY)
 
     async def scale(self, *, namespace: str, name: str, replicas: int) -> None:
-        """Apply the scale of a Deployment, so that ``managedFields`` shows whose it is."""
+        """Apply the scale of a Deployment.
+
+        Unlike a patch, an apply leaves the owner of ``replicas`` in ``managedFields``.
+        """
         body = {
             "apiVersion": "autoscaling/v1",
             "kind": "Scale",

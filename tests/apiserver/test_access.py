@@ -59,8 +59,8 @@ async def test_the_service_account_may_do_all_that_the_operator_does(
                 return bool((await world.get("deployment"))["spec"]["replicas"] < 3)
 
             await until(shrunk)
-            await world.kubectl("wait", "--for=create", "events", SHRINKING, "--timeout=20s")
-            await world.kubectl("delete", "kvd", "demo", "--timeout=20s")
+            await world.kubectl("wait", "--for=create", "events", SHRINKING, "--timeout=60s")
+            await world.kubectl("delete", "kvd", "demo", "--timeout=60s")
 
     assert "orbidden" not in caplog.text
 

@@ -61,5 +61,5 @@ async def test_a_change_of_condition_is_an_event(running: World, resource: dict[
     await running.until_condition("Planned", "True")
 
     await running.kubectl(
-        "wait", "--for=create", "events", "--field-selector=reason=Planned", "--timeout=20s"
+        "wait", "--for=create", "events", "--field-selector=reason=Planned", "--timeout=60s"
     )

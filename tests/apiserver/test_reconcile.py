@@ -48,7 +48,7 @@ async def test_kubectl_wait_ends_when_it_serves(running: World, resource: Resour
 
     await running.roll_out()
 
-    await running.kubectl("wait", "--for=condition=Ready", "kvd/demo", "--timeout=20s")
+    await running.kubectl("wait", "--for=condition=Ready", "kvd/demo", "--timeout=60s")
     assert (await running.condition("Progressing"))["status"] == "False"
 
 
@@ -101,7 +101,7 @@ async def test_deletion_passes_our_own_finalizer(running: World, resource: Resou
     await running.until_condition("Planned", "True")
     assert (await running.get("kvd"))["metadata"]["finalizers"] == ["serving.kvarn.dev/finalizer"]
 
-    await running.kubectl("delete", "kvd", "demo", "--timeout=20s")
+    await running.kubectl("delete", "kvd", "demo", "--timeout=60s")
 
     assert await running.get("kvd") == {}
 
@@ -121,6 +121,20 @@ async def test_a_plan_that_does_not_fit_leaves_the_children_alone(
     assert "GiB" in refusal["message"]
     assert (await running.condition("Stalled"))["reason"] == refusal["reason"]
     assert await running.get("deployment") == before
+
+
+async def test_a_spec_that_was_mended_is_no_longer_stalled(
+    running: World, resource: Resource
+) -> None:
+    memory = resource["spec"]["accelerator"]["memory"]
+    resource["spec"]["accelerator"]["memory"] = "1Gi"
+    await running.apply(resource)
+    await running.until_condition("Stalled", "True")
+
+    await running.patch("kvd", {"spec": {"accelerator": {"memory": memory}}})
+
+    await running.until_condition("Planned", "True")
+    assert await running.condition("Stalled") == {}
 
 
 async def test_a_child_that_belongs_to_something_else_is_not_taken(

@@ -24,7 +24,7 @@ from kvarn_operator.handlers import register
 
 T = TypeVar("T")
 CRDS = Path(__file__).parents[2] / "crds"
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 
 class KubectlError(Exception):

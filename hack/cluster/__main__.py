@@ -99,7 +99,7 @@ def apiserver(state: Path, port: int | None) -> None:
     """Run etcd and an API server alone, until interrupted; needs no root."""
     state.mkdir(parents=True, exist_ok=True)
     with api_server(state.absolute(), port=port) as kubeconfig:
-        console.print(f"export KUBECONFIG={kubeconfig}")
+        console.print(f"export KUBECONFIG={kubeconfig}", soft_wrap=True)
         with suppress(KeyboardInterrupt):
             signal.pause()
 

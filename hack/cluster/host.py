@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hack.cluster import build, probe
-from hack.cluster.layout import Layout
+from hack.cluster.layout import NODE, Layout
 from hack.errors import Refusal
 
 Condition = Callable[[], bool]
@@ -38,17 +38,8 @@ def require_running(cluster: Layout) -> int:
 
 def inside(cluster: Layout, *command: str | Path) -> list[str]:
     """The command line that runs `command` with the node's network, files and resolver."""
-    pid = require_running(cluster)
-    return [
-        "nsenter",
-        f"--target={pid}",
-        "--mount",
-        "--net",
-        "--pid",
-        "--wd=.",
-        "--",
-        *map(str, command),
-    ]
+    options = [f"--target={require_running(cluster)}", "--mount", "--net", "--pid", "--wd=."]
+    return ["nsenter", *options, "--", *map(str, command)]
 
 
 def kubectl(cluster: Layout, *arguments: str | Path) -> list[str]:
@@ -78,7 +69,7 @@ def api_ready(cluster: Layout) -> bool:
 def node_ready(cluster: Layout) -> bool:
     """Whether the node's Ready condition is true."""
     path = "{.status.conditions[?(@.type=='Ready')].status}"
-    return ask(cluster, "get", "node", "kvarn", "-o", f"jsonpath={path}") == "True"
+    return ask(cluster, "get", "node", NODE, "-o", f"jsonpath={path}") == "True"
 
 
 def wait(what: str, holds: Condition, *, cluster: Layout, seconds: float) -> None:

@@ -17,12 +17,11 @@ NODE = "node"
 
 @dataclass(frozen=True)
 class Process:
-    """A process of the node: its component, id on the host, memory and command."""
+    """A process of the node: its component, id on the host and memory."""
 
     component: str
     pid: int
     memory_bytes: int
-    command: str
 
 
 @dataclass(frozen=True)
@@ -117,11 +116,10 @@ def _process(pid: int, components: dict[int, str]) -> Process | None:
         # Its ids from the host's namespace inwards: the second is the node's.
         ids = re.search(r"^NSpid:\t\d+\t(\d+)", (folder / "status").read_text(), re.MULTILINE)
         used = re.search(r"^Pss:\s+(\d+) kB", (folder / "smaps_rollup").read_text(), re.MULTILINE)
-        command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return None
     name = components.get(int(ids[1]) if ids else 0, PODS)
-    return Process(name, pid, int(used[1]) * 1024 if used else 0, command.strip())
+    return Process(name, pid, int(used[1]) * 1024 if used else 0)
 
 
 def _told(program: str) -> str:

@@ -1,8 +1,11 @@
 """The API server alone: real, quick, and gone without a trace."""
 
 import json
+import signal
 import socket
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from hack.cluster.apiserver import api_server
 from hack.errors import Refusal
 
 pytestmark = pytest.mark.apiserver
+Until = Callable[[Callable[[], object]], None]
 
 
 def kubectl(kubeconfig: Path, *arguments: str) -> str:
@@ -50,6 +54,26 @@ def test_a_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
         with pytest.raises(Refusal, match=f"Port {port} is taken"), api_server(tmp_path, port=port):
             pass
     assert processes(tmp_path) == []
+
+
+def test_the_command_runs_until_it_is_interrupted(tmp_path: Path, until: Until) -> None:
+    command = [sys.executable, "-m", "hack.cluster", "apiserver", "--state", tmp_path]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr
+        assert server.stderr.readline() == f"export KUBECONFIG={tmp_path}/kubeconfig\n"
+        assert "default" in kubectl(tmp_path / "kubeconfig", "get", "namespaces")
+        server.send_signal(signal.SIGINT)
+    assert server.returncode == 0
+    until(lambda: processes(tmp_path) == [])
+
+
+def test_killing_the_command_takes_the_servers_with_it(tmp_path: Path, until: Until) -> None:
+    command = [sys.executable, "-m", "hack.cluster", "apiserver", "--state", tmp_path]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr
+        server.stderr.readline()
+        server.kill()
+    until(lambda: processes(tmp_path) == [])
 
 
 def test_pod_security_is_enforced_by_label(tmp_path: Path) -> None:

@@ -67,6 +67,16 @@ def test_no_compiler_and_no_index_is_one_sentence(
         golang.find(cache, minimum=(1, 26))
 
 
+def test_an_unreachable_module_proxy_is_one_sentence(
+    module: Module, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (module.source / "go.mod").open("a") as text:
+        text.write("\nrequire example.com/absent v1.0.0\n")
+    monkeypatch.setenv("GOPROXY", "off")
+    with pytest.raises(Refusal, match="set GOPROXY to a Go module proxy that this machine reaches"):
+        build.build(module, cache)
+
+
 def test_an_old_compiler_is_not_used(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     old = cache.root / "go"
     old.parent.mkdir()

@@ -8,7 +8,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 STEP := hack/step
 VENV := .venv
 PY := $(VENV)/bin/python
-UV := VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv
+UV := $(VENV)/bin/uv
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
 ##@ The two that matter
 
@@ -18,9 +19,9 @@ demo: setup ## Serve a model from a quantised cache on a real Kubernetes, scale 
 
 .PHONY: test
 test: setup check ## Every test: unit, real API server, real vLLM, end to end in the cluster
-	$(STEP) "Kubernetes (one binary, cached)" $(PY) -m hack.cluster build
-	$(STEP) "Serving and operator images (cached)" $(PY) -m hack.images build
-	$(STEP) "Demo model (cached)" $(PY) -m demo.train
+	@$(STEP) "Kubernetes (one binary, cached)" $(PY) -m hack.cluster build
+	@$(STEP) "Serving and operator images (cached)" $(PY) -m hack.images build
+	@$(STEP) "Demo model (cached)" $(PY) -m demo.train
 	$(PY) -m pytest $(ARGS)
 
 ##@ Every day
@@ -34,11 +35,11 @@ test-fast: setup ## The daily loop: no vLLM, no API server, no cluster; under tw
 
 .PHONY: check
 check: setup ## Lint, format, types, layers, generated files
-	$(STEP) "ruff check" $(VENV)/bin/ruff check -q
-	$(STEP) "ruff format" $(VENV)/bin/ruff format -q --check
-	$(STEP) "mypy --strict" $(VENV)/bin/mypy
-	$(STEP) "import-linter" $(VENV)/bin/lint-imports --no-logo
-	$(STEP) "generated CRDs" $(PY) -m kvarn_operator.crd --check
+	@$(STEP) "ruff check" $(VENV)/bin/ruff check -q
+	@$(STEP) "ruff format" $(VENV)/bin/ruff format -q --check
+	@$(STEP) "mypy --strict" $(VENV)/bin/mypy
+	@$(STEP) "import-linter" $(VENV)/bin/lint-imports --no-logo
+	@$(STEP) "generated CRDs" $(PY) -m kvarn_operator.crd --check
 
 .PHONY: format
 format: setup ## Format the code and sort its imports
@@ -89,14 +90,14 @@ lock: setup ## Resolve requirements/*.txt again
 	  sed -n '/^uv==/,/^[^ ]/p' requirements/dev.txt | sed -n '1p;/^ /p'; } > requirements/bootstrap.txt
 
 $(VENV)/.complete: requirements/dev.txt requirements/bootstrap.txt pyproject.toml images/serving-cpu/torch_cpu.py
-	$(STEP) "System packages" hack/system-packages
-	test -x $(PY) || $(STEP) "Virtual environment" $(PYTHON) -m venv $(VENV)
-	$(STEP) "uv" $(PY) -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements/bootstrap.txt
-	$(STEP) "torch for the CPU (cached)" $(TORCH_CPU) > $(VENV)/torch-wheel
-	$(STEP) "Locked packages" $(UV) pip install -q --no-deps --require-hashes -r requirements/dev.txt
-	$(STEP) "torch" $(UV) pip install -q --no-deps "$$(cat $(VENV)/torch-wheel)"
-	$(STEP) "kvarn, editable" $(UV) pip install -q --no-deps --no-build-isolation -e .
-	touch $@
+	@$(STEP) "System packages" hack/system-packages
+	@test -x $(PY) || $(STEP) "Virtual environment" $(PYTHON) -m venv $(VENV)
+	@$(STEP) "uv" $(PY) -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements/bootstrap.txt
+	@$(STEP) "torch for the CPU (cached)" $(TORCH_CPU) > $(VENV)/torch-wheel
+	@$(STEP) "Locked packages" $(UV) pip install -q --no-deps --require-hashes -r requirements/dev.txt
+	@$(STEP) "torch" $(UV) pip install -q --no-deps "$$(cat $(VENV)/torch-wheel)"
+	@$(STEP) "kvarn, editable" $(UV) pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
 
 .PHONY: help
 help: ## This list

@@ -27,13 +27,17 @@ def test_the_standard_library_operator_imports_from_the_root_folder() -> None:
 
 def test_no_file_names_a_registry_host() -> None:
     """Mirrors and air-gapped sites install by package name; a host name would pin them."""
-    hosts = ("pypi" ".org", "pythonhosted" ".org", "registry.npmjs" ".org", "proxy.golang" ".org")
+    names = ("pypi", "pythonhosted", "registry.npmjs", "proxy.golang")
+    hosts = [f"{name}.org" for name in names]
     for path in tracked_files():
         text = path.read_bytes() if path.is_file() else b""
         assert not [host for host in hosts if host.encode() in text], path
 
 
-@pytest.mark.parametrize("lock", sorted(Path(ROOT / "requirements").glob("*.txt")), ids=lambda p: p.name)
+LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
 def test_every_locked_package_has_a_hash(lock: Path) -> None:
     entries = lock.read_text().replace("\\\n", " ").splitlines()
     pinned = [line for line in entries if "==" in line and not line.startswith("#")]

@@ -25,12 +25,19 @@ from kvarn.format.layout import FORMATS, TileLayout, tail_bytes
 DEFAULT_FORMAT = "kvarn_k4v2_g128"
 
 
-def main() -> int:
-    """Print the screen; the options are those of ``vllm serve``."""
+def main(options: list[str]) -> int:
+    """Print the screen.
+
+    Args:
+        options: those of ``vllm serve``.
+
+    Returns:
+        1 when vLLM would refuse to start, else 0.
+    """
     logging.getLogger("vllm").setLevel(logging.ERROR)
     parser = EngineArgs.add_cli_args(FlexibleArgumentParser(description=__doc__))
     parser.set_defaults(model=None, kv_cache_dtype=DEFAULT_FORMAT)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(options)
     _show(_versions())
     if reason := why_unsupported(vllm.__version__):
         return _verdict(f"refused: {reason}")
@@ -80,4 +87,4 @@ def _verdict(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

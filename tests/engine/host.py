@@ -7,6 +7,8 @@ function below; its result, or the exception that it raised as text, goes back.
 import gc
 import os
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from vllm.model_executor.layers.attention import Attention
 from vllm.platforms import current_platform
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+from kvarn.engine.check import main as run_check
 from kvarn.engine.plugin import register
 from kvarn.format.layout import TILE_TOKENS
 from kvarn.format.packing import decode, encode
@@ -62,6 +65,14 @@ def register_again() -> dict[str, Any]:
         "names": list(choices["--kv-cache-dtype"].choices or ()),
         "hooks_stay": before == after,
     }
+
+
+def check(options: list[str]) -> tuple[int, list[str]]:
+    """Status and lines of ``kvarn.engine.check``."""
+    screen = StringIO()
+    with redirect_stdout(screen):
+        status = run_check(options)
+    return status, screen.getvalue().splitlines()
 
 
 def generate(
@@ -159,7 +170,7 @@ def _complete(llm: LLM, prompts: list[list[int]], tokens: int) -> list[Any]:
 CALLS = {
     call.__name__: call
     for call in (
-        *(write_model, register_again, generate, capacity_tokens),
+        *(write_model, register_again, check, generate, capacity_tokens),
         *(compare_pages, forget_pages),
     )
 }

@@ -57,11 +57,10 @@ def test_chunks_of_a_prompt_change_nothing(generate: Generate) -> None:
     assert chunked["tokens"] == whole["tokens"]
 
 
-@pytest.mark.parametrize("cache", [K4V2, RAW], ids=["k4v2", "raw"])
-def test_prefix_caching_changes_nothing(generate: Generate, cache: dict[str, str]) -> None:
+def test_prefix_caching_changes_nothing(generate: Generate) -> None:
     rounds = [FAMILY[:2], FAMILY]
-    without = generate(rounds, **cache)
-    cached = generate(rounds, enable_prefix_caching=True, **cache)
+    without = generate(rounds, **K4V2)
+    cached = generate(rounds, enable_prefix_caching=True, **K4V2)
     assert min(cached["cached"][1]) >= 640
     assert cached["tokens"] == without["tokens"]
 
@@ -71,7 +70,8 @@ def test_a_burst_that_shares_a_prefix_in_one_step(generate: Generate) -> None:
     burst = {"enable_prefix_caching": True, "max_num_batched_tokens": 8192}
     together = generate([FAMILY], **burst, **K4V2)
     assert sorted(together["cached"][0])[1] >= 640
-    assert together["tokens"] == generate([FAMILY], **K4V2)["tokens"]
+    without = generate([FAMILY[:2], FAMILY], **K4V2)
+    assert together["tokens"][0] == without["tokens"][1]
 
 
 def test_preemption_changes_nothing(generate: Generate) -> None:

@@ -38,6 +38,7 @@ check: setup ## Lint, format, types, layers, generated files
 	@$(STEP) "ruff check" $(VENV)/bin/ruff check -q
 	@$(STEP) "ruff format" $(VENV)/bin/ruff format -q --check
 	@$(STEP) "mypy --strict" $(VENV)/bin/mypy
+	@$(STEP) "mypy --strict images" $(VENV)/bin/mypy images/serving-cpu/*.py
 	@$(STEP) "import-linter" $(VENV)/bin/lint-imports --no-logo
 	@$(STEP) "generated CRDs" $(PY) -m kvarn_operator.crd --check
 
@@ -57,7 +58,7 @@ footprint: setup ## Memory, image sizes, times and idle writes against their lim
 ##@ The local cluster
 
 .PHONY: cluster-up
-cluster-up: setup ## Start a single-node Kubernetes on this machine (or use $KUBECONFIG)
+cluster-up: setup ## Start a single-node Kubernetes on this machine
 	$(PY) -m hack.cluster up
 
 .PHONY: cluster-down

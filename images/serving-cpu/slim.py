@@ -68,7 +68,7 @@ def drop_symbols(path: Path) -> int:
         )
         file.seek(table)
         segments = [file.read(entry_size) for _ in range(count)]
-        end = max(
+        end: int = max(
             struct.unpack_from("<Q", s, 8)[0] + struct.unpack_from("<Q", s, 32)[0] for s in segments
         )
         struct.pack_into("<Q", header, 40, 0)

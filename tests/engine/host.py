@@ -11,7 +11,7 @@ from contextlib import redirect_stdout
 from io import StringIO
 from multiprocessing.connection import Client
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 os.environ |= {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -22,11 +22,10 @@ os.environ |= {
 
 import torch
 from vllm import LLM, SamplingParams
+from vllm.config import cache
 from vllm.distributed import cleanup_dist_env_and_memory
-from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.layers.attention import Attention
 from vllm.platforms import current_platform
-from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from kvarn.engine.check import main as run_check
 from kvarn.engine.plugin import register
@@ -60,11 +59,8 @@ def register_again() -> dict[str, Any]:
     before = [getattr(current_platform, name) for name in HOOKED]
     register()
     after = [getattr(current_platform, name) for name in HOOKED]
-    choices = EngineArgs.add_cli_args(FlexibleArgumentParser())._option_string_actions
-    return {
-        "names": list(choices["--kv-cache-dtype"].choices or ()),
-        "hooks_stay": before == after,
-    }
+    names = getattr(cache, "KV_CACHE_DTYPES", get_args(cache.CacheDType))  # since vLLM 0.33
+    return {"names": list(names), "hooks_stay": before == after}
 
 
 def check(options: list[str]) -> tuple[int, list[str]]:

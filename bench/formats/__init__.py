@@ -1,0 +1,1 @@
+"""Cache formats on the plane of attention-output error against stored bits."""

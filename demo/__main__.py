@@ -13,7 +13,7 @@ from demo.cluster import Cluster, ensure_cluster, ensure_images
 from demo.findings import Findings
 from demo.kube import Kube
 from demo.mirror import Mirror, NotReachedError
-from demo.story import Story
+from demo.story import ACTS, Story
 from hack.cluster.access import LocalCluster
 from hack.errors import Refusal
 from hack.progress import console, step
@@ -36,13 +36,14 @@ def main(*, keep: bool, as_json: bool, yes: bool) -> None:
     kube = set_up(cluster)
     with Mirror(kube, objects.NAMESPACE) as mirror:
         play(Story(kube, mirror, seen), keep=keep)
+    seen.operator_memory_bytes = install.operator_memory_bytes(cluster)
     if keep:
         console.print(how_to_reach(cluster))
     else:
         clean_up(cluster, kube)
     seen.seconds["everything"] = round(time.monotonic() - started, 1)
     timings.record("demo", seen.seconds["everything"])
-    console.print(report.summary_table(seen))
+    console.print(report.summary_table(seen, ACTS))
     if as_json:
         click.echo(json.dumps(asdict(seen)))
 
@@ -74,7 +75,6 @@ def play(story: Story, *, keep: bool) -> None:
             story.shrink(steady)
             story.edit(steady)
             story.seen.steady = steady.stop()
-        story.seen.operator_memory_bytes = install.operator_memory_bytes(story.kube)
         story.check_requests()
         if not keep:
             story.delete()

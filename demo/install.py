@@ -59,8 +59,14 @@ def prepare_namespace(cluster: Cluster, kube: Kube, model: Path) -> None:
 
 def remove_namespace(kube: Kube) -> None:
     """Delete the demo's namespace and volume; returns when they are gone."""
-    kube.delete("Namespace", objects.NAMESPACE)
+    if kube.get("Namespace", objects.NAMESPACE) is None:
+        return
+    for resource in kube.list("KVarNDeployment", namespace=objects.NAMESPACE):
+        kube.delete("KVarNDeployment", resource["metadata"]["name"], namespace=objects.NAMESPACE)
     with Mirror(kube, objects.NAMESPACE, ("Pod",)) as mirror:
+        # Namespaces look again for what is left only after half the pods' grace period.
+        mirror.until(lambda mirror: not mirror.all("Pod"), "the end of the pods", seconds=SECONDS)
+        kube.delete("Namespace", objects.NAMESPACE)
         mirror.until(
             lambda _: kube.get("Namespace", objects.NAMESPACE) is None,
             "the namespace's deletion",
@@ -70,17 +76,10 @@ def remove_namespace(kube: Kube) -> None:
         kube.delete("PersistentVolume", volume["metadata"]["name"])
 
 
-def operator_memory_bytes(kube: Kube) -> int:
-    """Resident memory of the operator's process."""
-    (pod,) = (
-        pod
-        for pod in kube.list("Pod", namespace=OPERATOR_NAMESPACE, selector=f"app={OPERATOR}")
-        if view.is_ready(pod)
-    )
-    read = "print(open('/proc/1/status').read())"
-    told = kube.execute(
-        pod["metadata"]["name"], "python3", "-c", read, namespace=OPERATOR_NAMESPACE
-    )
+def operator_memory_bytes(cluster: Cluster) -> int:
+    """Resident memory of the operator's process, shared libraries included."""
+    command = (f"--namespace={OPERATOR_NAMESPACE}", f"deployment/{OPERATOR}", "--")
+    told = cluster.kubectl("exec", *command, "cat", "/proc/1/status")
     (line,) = (line for line in told.splitlines() if line.startswith("VmRSS"))
     return 1024 * int(line.split()[1])
 

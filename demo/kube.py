@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.exceptions import NotFoundError
 from kubernetes.dynamic.resource import Resource
-from kubernetes.stream import stream
 
 from kvarn_operator import API_VERSION
 
@@ -42,6 +42,10 @@ class Kube:
         self._api = config.new_client_from_config(str(kubeconfig))
         self.core = client.CoreV1Api(self._api)
         self._dynamic = DynamicClient(self._api)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._api.close()
 
     def resource(self, kind: str) -> Resource:
         """The API of a kind."""
@@ -90,14 +94,21 @@ class Kube:
         )
         return [dict(item) for item in found.to_dict()["items"]]
 
-    def delete(self, kind: str, name: str, *, namespace: str | None = None) -> bool:
+    def delete(
+        self,
+        kind: str,
+        name: str,
+        *,
+        namespace: str | None = None,
+        propagation: str = "Background",
+    ) -> bool:
         """Ask for an object's deletion; returns whether there was one."""
         try:
             self._dynamic.delete(
                 self.resource(kind),
                 name=name,
                 namespace=namespace,
-                body={"propagationPolicy": "Background"},
+                body={"propagationPolicy": propagation},
             )
         except NotFoundError:
             return False
@@ -114,23 +125,6 @@ class Kube:
         """Lines of a running pod's log until its container ends."""
         path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log?follow=true"
         yield from _lines(self._request("GET", path))
-
-    def execute(self, pod: str, *command: str, namespace: str) -> str:
-        """What `command` prints in a pod."""
-        return str(
-            stream(
-                client.CoreV1Api(
-                    config.new_client_from_config(str(self.kubeconfig))
-                ).connect_get_namespaced_pod_exec,
-                pod,
-                namespace,
-                command=list(command),
-                stdout=True,
-                stderr=True,
-                stdin=False,
-                tty=False,
-            )
-        )
 
     def fetch(self, path: str) -> str:
         """The answer to a GET.
@@ -178,8 +172,9 @@ def read_manifests(*texts: str) -> list[Manifest]:
 
 def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[str]:
     rest = b""
-    for part in response.stream(amt=None):
-        *lines, rest = (rest + part).split(b"\n")
-        yield from (line.decode(errors="replace").rstrip("\r") for line in lines)
+    with closing(response):
+        for part in response.stream(amt=None):
+            *lines, rest = (rest + part).split(b"\n")
+            yield from (line.decode(errors="replace").rstrip("\r") for line in lines)
     if rest:
         yield rest.decode(errors="replace")

@@ -65,10 +65,10 @@ def diagnosis(kube: Kube, mirror: Mirror) -> Iterator[Text]:
             yield Text(log, style="dim")
 
 
-def summary_table(seen: Findings) -> Table:
-    """What was seen, one figure a line."""
+def summary_table(seen: Findings, titles: Mapping[str, str]) -> Table:
+    """What was seen, one figure a line; `titles` of the acts."""
     table = _table("what was seen", "figure")
-    for name, figure in _rows(seen):
+    for name, figure in _rows(seen, titles):
         table.add_row(name, figure)
     return table
 
@@ -80,7 +80,7 @@ def _table(*headings: str) -> Table:
     return table
 
 
-def _rows(seen: Findings) -> Iterator[tuple[str, str]]:
+def _rows(seen: Findings, titles: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for figures in (seen.before, seen.after):
         if figures:
             yield from _cache_rows(figures)
@@ -89,7 +89,7 @@ def _rows(seen: Findings) -> Iterator[tuple[str, str]]:
         if load:
             yield from _load_rows(name, load)
     for act, seconds in seen.seconds.items():
-        yield act, f"{seconds:,.1f} s"
+        yield titles.get(act, act), f"{seconds:,.1f} s"
     yield "operator's resident memory", f"{seen.operator_memory_bytes / MIB:.0f} MiB"
 
 

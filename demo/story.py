@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from kubernetes.client.exceptions import ApiException
 
@@ -30,6 +31,16 @@ BURST_WORKERS = 12
 """Three times what one replica works on at once."""
 
 
+ACTS = {
+    "ready": "Apply, until it serves",
+    "scale_up": "Load, until a second replica serves",
+    "scale_down": "Less load, until one replica is left",
+    "roll_out": "Edit, until it is rolled out",
+    "deletion": "Delete, until nothing is left",
+}
+"""The acts that take time: their names in the findings, and what a person reads."""
+
+
 class Story:
     """The acts, and what they share."""
 
@@ -38,7 +49,7 @@ class Story:
 
     def serve(self) -> None:
         """Apply the sample and wait until it serves and has been measured."""
-        with self._act("Apply, until it serves") as current:
+        with self._act("ready") as current:
             self.kube.apply(sample())
             self._until(
                 lambda: (
@@ -49,6 +60,18 @@ class Story:
                 seconds=READY_SECONDS,
                 current=current,
             )
+
+    def settle(self) -> None:
+        """Wait until the size is right and no pressure is left of earlier requests."""
+        self.mirror.until(
+            lambda _: (
+                len(self.servers) == self.ready == 1
+                and not view.is_true(self.resource, "Progressing")
+                and view.status(self.resource).get("pressure", {}).get("percent") == 0
+            ),
+            "a settled resource",
+            seconds=SCALE_SECONDS,
+        )
 
     def compare(self) -> None:
         """Show the plan beside what vLLM measured.
@@ -62,7 +85,7 @@ class Story:
             raise NotReachedError(f"The plan is {figures.error_percent} % off what vLLM measured.")
         for pod in view.ready_servers(self.mirror.all("Pod")):
             dtype = f'cache_dtype="{figures.format}"'
-            if dtype not in self._metrics(pod):
+            if dtype not in self.metrics(pod):
                 raise NotReachedError(f"vLLM's metrics do not say {dtype}.")
 
     def complete(self) -> None:
@@ -81,7 +104,7 @@ class Story:
         """Send more than one replica can carry until a second one serves."""
         burst = Load(url=url(), model=view.NAME, concurrency=BURST_WORKERS, output_tokens=128)
         with (
-            self._act("Load, until a second replica serves") as current,
+            self._act("scale_up") as current,
             Traffic(self.kube, self.mirror, "load-burst", burst) as traffic,
         ):
             self._until(
@@ -96,7 +119,7 @@ class Story:
 
     def shrink(self, steady: Traffic) -> None:
         """Wait, under a light load, until one replica is left."""
-        with self._act("Less load, until one replica is left") as current:
+        with self._act("scale_down") as current:
             self._until(
                 lambda: len(self.servers) == 1 and self.ready == 1,
                 "one replica again",
@@ -109,11 +132,8 @@ class Story:
     def edit(self, steady: Traffic) -> None:
         """Change the cache's format under the light load and wait for the end of the roll-out."""
         old = {pod["metadata"]["name"] for pod in self.servers}
-        with self._act("Edit, until it is rolled out") as current:
-            change = {"spec": {"cache": {"format": EDITED_FORMAT}}}
-            self.kube.patch(
-                "KVarNDeployment", view.NAME, namespace=objects.NAMESPACE, change=change
-            )
+        with self._act("roll_out") as current:
+            self.kube.apply(sample(cache={"format": EDITED_FORMAT}))
             self._until(
                 lambda: (
                     self._rolled_out(EDITED_FORMAT)
@@ -128,7 +148,7 @@ class Story:
 
     def delete(self) -> None:
         """Delete the resource and wait until nothing of it is left."""
-        with self._act("Delete, until nothing is left") as current:
+        with self._act("deletion") as current:
             self.kube.delete("KVarNDeployment", view.NAME, namespace=objects.NAMESPACE)
             self._until(
                 lambda: not self.left_over(),
@@ -192,20 +212,21 @@ class Story:
 
     def _has_answered(self, pod: Manifest) -> bool:
         try:
-            told = self._metrics(pod)
+            told = self.metrics(pod)
         except ApiException:  # it has just gone
             return False
         return view.metric(told, "vllm:request_success_total") > 0
 
-    def _metrics(self, pod: Manifest) -> str:
+    def metrics(self, pod: Manifest) -> str:
+        """What a server says of itself, in Prometheus' text format."""
         path = proxy("pods", pod["metadata"]["name"], namespace=objects.NAMESPACE)
         return self.kube.fetch(f"{path}/metrics")
 
     @contextmanager
-    def _act(self, title: str) -> Iterator[Step]:
-        with step(title) as current:
+    def _act(self, name: str) -> Iterator[Step]:
+        with step(ACTS[name]) as current:
             yield current
-        self.seen.seconds[title] = round(time.monotonic() - current.started, 1)
+        self.seen.seconds[name] = round(time.monotonic() - current.started, 1)
 
     def _until(
         self,
@@ -218,7 +239,7 @@ class Story:
     ) -> None:
         def tell(_: Mirror) -> None:
             parts = (
-                view.headline(self.resource),
+                view.headline(self.resource) or ", ".join(self.left_over()),
                 view.pod_counts(self.servers),
                 report.counts(each.counts for each in traffic),
             )
@@ -228,10 +249,11 @@ class Story:
         tell(self.mirror)
 
 
-def sample() -> Manifest:
-    """The resource that the demo applies."""
+def sample(**changes: Any) -> Manifest:
+    """The resource that the demo applies, with fields of its spec replaced."""
     (resource,) = read_manifests(SAMPLE.read_text())
     resource["metadata"]["namespace"] = objects.NAMESPACE
+    resource["spec"] |= changes
     return resource
 
 

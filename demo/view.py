@@ -95,9 +95,9 @@ def pod_counts(pods: Iterable[Manifest]) -> str:
 
 
 def headline(resource: Manifest | None) -> str:
-    """Why it is ready, or not yet, in one word."""
+    """Why it is ready, or not yet, in one word; empty without a status."""
     ready = condition(resource, "Ready")
-    return str(ready["reason"]) if ready else "no status yet"
+    return str(ready.get("reason", ""))
 
 
 def belongs(child: Manifest, name: str = NAME) -> bool:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,17 @@ class Kube:
     def completion(self, service: str, *, namespace: str, body: Mapping[str, Any]) -> Iterator[str]:
         """Stream the words of a completion, asked for through the API server's service proxy."""
         path = f"{proxy('services', service, namespace=namespace)}/v1/completions"
-        for line in _lines(self._request("POST", path, {**body, "stream": True})):
+
+        def ask() -> Iterator[str]:
+            lines = _lines(self._request("POST", path, {**body, "stream": True}))
+            return chain([next(lines, "")], lines)
+
+        try:
+            answer = ask()
+        except urllib3.exceptions.ProtocolError:
+            # The API server may take up an idle connection to the pod just as it closes it.
+            answer = ask()
+        for line in answer:
             data = line.removeprefix("data: ")
             if data and data != "[DONE]":
                 yield from (choice["text"] for choice in json.loads(data)["choices"])

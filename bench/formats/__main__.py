@@ -42,8 +42,9 @@ def main(model: Path | None, as_json: bool, svg: Path | None) -> None:
 
 def environment(device: torch.device) -> dict[str, str]:
     """What the figures were measured with."""
+    cpu = platform.processor() or platform.machine()
     return {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else cpu,
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

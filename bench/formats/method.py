@@ -28,9 +28,7 @@ class Method:
     keeps_open_tile: bool = False
     sink_tokens: int = 0
 
-    def stored(
-        self, keys: torch.Tensor, values: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def stored(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A sequence's first tokens ``[…, T, D]`` as they come back; the sink stays as it is."""
         back_keys, back_values = self.through(keys, values)
         if self.sink_tokens:
@@ -40,9 +38,7 @@ class Method:
         return back_keys, back_values
 
 
-def rounded(
-    rows: torch.Tensor, *, axis: int, bits: int, part: float = 1.0
-) -> torch.Tensor:
+def rounded(rows: torch.Tensor, *, axis: int, bits: int, part: float = 1.0) -> torch.Tensor:
     """Round to nearest on an even grid over a part of each row's range; metadata in float16."""
     low, high = rows.amin(axis, keepdim=True), rows.amax(axis, keepdim=True)
     spread = (high - low) * part

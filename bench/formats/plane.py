@@ -28,9 +28,7 @@ class Point:
 def shipped(tile_format: TileFormat) -> Method:
     """A preset of `kvarn.format`, through its own code."""
 
-    def through(
-        keys: torch.Tensor, values: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def through(keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         layout = TileLayout(tile_format, keys.shape[-1])
         tiles = (rows.unflatten(-2, (-1, 128)) for rows in (keys, values))
         back_keys, back_values = dequantise(layout, quantise(layout, *tiles))
@@ -94,6 +92,16 @@ def ablations() -> Mapping[str, list[Method]]:
         "rotation, centred k4v2": series("rotate", (True, False), centred),
         "tokens of a tile, centred k4v2": series("group_tokens", (64, 128), centred),
         "bits of metadata, centred k4v2": series("metadata_bits", (16, 8), centred),
+        "candidates: one iteration, four fits": [
+            recipe.method(f"{name}{kind}", replace(each, iterations=1, fits=4, metadata_bits=bits))
+            for kind, bits in ((", float16", 16), (", e4m3", 8))
+            for name, each in (
+                ("k4v2", recipe.CENTRED_K4V2),
+                ("k3v3", recipe.CENTRED_K3V3),
+                ("k4v3", recipe.CENTRED_K4V3),
+                ("k4v4", recipe.CENTRED_K4V4),
+            )
+        ],
         "raw sink tokens, centred k4v2": [
             recipe.method(f"sink {tokens}", centred, sink_tokens=tokens)
             for tokens in (0, 4, 16, 32, 128)

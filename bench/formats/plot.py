@@ -9,6 +9,8 @@ from bench.formats.plane import Point
 WIDTH, HEIGHT, LEFT, BOTTOM, GAP = 330, 300, 46, 40, 18
 BITS = (3.0, 4.6)
 ERRORS = (0.05, 0.8)
+LEGEND_WIDTH = 210
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TICKS = (0.05, 0.1, 0.2, 0.4, 0.8)
 OURS, RIVAL, ORIGIN = "#0b6e4f", "#b3261e", "#6b7280"
 
@@ -18,7 +20,8 @@ def svg(points: Sequence[Point]) -> str:
     names = list(points[0].errors)
     shown = [point for point in points if BITS[0] <= point.bits <= BITS[1]]
     panels = [_panel(name, shown, number * (WIDTH + GAP)) for number, name in enumerate(names)]
-    width = len(names) * (WIDTH + GAP)
+    panels.append(_legend(shown, len(names) * (WIDTH + GAP)))
+    width = len(names) * (WIDTH + GAP) + LEGEND_WIDTH
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT + 24}" '
         'font-family="sans-serif" font-size="9"><title>Attention-output error against stored '
@@ -27,22 +30,30 @@ def svg(points: Sequence[Point]) -> str:
 
 
 def _panel(data: str, points: Sequence[Point], left: int) -> str:
-    marks = "".join(_mark(point, data) for point in points)
+    marks = "".join(
+        _mark(letter, point.name, _x(point.bits), _y(point.errors[data]))
+        for letter, point in zip(LETTERS, points, strict=False)
+    )
     return (
         f'<g transform="translate({left},20)"><text x="{LEFT}" y="-6" font-size="12">'
         f"{escape(data)}</text>{_axes()}{marks}</g>"
     )
 
 
-def _mark(point: Point, data: str) -> str:
-    x, y = _x(point.bits), _y(point.errors[data])
-    right = point.bits < sum(BITS) / 2
-    anchor, shift = ("start", 6) if right else ("end", -6)
+def _mark(letter: str, name: str, x: float, y: float) -> str:
     return (
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{_color(point.name)}"/>'
-        f'<text x="{x + shift:.1f}" y="{y + 3:.1f}" text-anchor="{anchor}">'
-        f"{escape(point.name)}</text>"
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{_color(name)}" fill-opacity="0.8"/>'
+        f'<text x="{x:.1f}" y="{y + 3:.1f}" text-anchor="middle" fill="#fff">{letter}</text>'
     )
+
+
+def _legend(points: Sequence[Point], left: int) -> str:
+    lines = "".join(
+        _mark(letter, point.name, 10, 20 + 20 * number)
+        + f'<text x="22" y="{23 + 20 * number}">{escape(point.name)}, {point.bits:g} bits</text>'
+        for number, (letter, point) in enumerate(zip(LETTERS, points, strict=False))
+    )
+    return f'<g transform="translate({left},0)">{lines}</g>'
 
 
 def _axes() -> str:

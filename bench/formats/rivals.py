@@ -9,6 +9,7 @@
 """
 
 from functools import cache
+from itertools import pairwise
 from math import erf, exp, pi, sqrt
 
 import torch
@@ -20,7 +21,7 @@ _SIGN_SEED = 0x9E3779B9
 
 
 def int4_per_token_head() -> Method:
-    """vLLM's `int4_per_token_head`: 4 bits and a float32 for each token, head, key and value."""
+    """The `int4_per_token_head` of vLLM: 4 bits and a float32 per token, head, key and value."""
     return Method(
         "int4_per_token_head",
         lambda head_dim: 4 + 32 / head_dim,
@@ -42,7 +43,7 @@ def turboquant(name: str, *, key_bits: int, value_bits: int) -> Method:
 
 
 def fp8() -> Method:
-    """vLLM's `fp8` with its default scale."""
+    """The `fp8` of vLLM with its default scale."""
     return Method("fp8", lambda _: 8.0, lambda keys, values: (_e4m3(keys), _e4m3(values)))
 
 
@@ -78,12 +79,9 @@ def gaussian_levels(bits: int) -> torch.Tensor:
     count = 1 << bits
     levels = [-3.5 + 7 * (n + 0.5) / count for n in range(count)]
     for _ in range(2000):
-        inner = [(a + b) / 2 for a, b in zip(levels, levels[1:], strict=False)]
+        inner = [(a + b) / 2 for a, b in pairwise(levels)]
         edges = [-10.5, *inner, 10.5]
-        levels = [
-            (_density(a) - _density(b)) / (_below(b) - _below(a))
-            for a, b in zip(edges, edges[1:], strict=False)
-        ]
+        levels = [(_density(a) - _density(b)) / (_below(b) - _below(a)) for a, b in pairwise(edges)]
     return torch.tensor(levels)
 
 

@@ -94,9 +94,10 @@ def paragraphs(text: str) -> Iterator[str]:
 
 def plain(path: Path) -> str:
     """The text of a file without its markup."""
-    opened = gzip.open(path) if path.suffix == ".gz" else path.open("rb")
-    with opened as file:
-        text = file.read().decode("utf-8", errors="replace")
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        content = gzip.decompress(content)
+    text = content.decode("utf-8", errors="replace")
     if ".html" in path.name:
         text = BLOCK.sub("\n\n", NOT_TEXT.sub("\n\n", text))
         return html.unescape(TAG.sub("", text)).replace("¶", "")

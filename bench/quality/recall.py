@@ -11,16 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+# fmt: off
 ADJECTIVES = (
-    "amber ancient black bright broken calm clever cold copper crimson curious distant dusty early "
-    "empty fierce gentle golden green heavy hidden hollow honest iron late little lonely loud "
-    "narrow northern pale patient"
-).split()
+    "amber", "ancient", "black", "bright", "broken", "calm", "clever", "cold", "copper",
+    "crimson", "curious", "distant", "dusty", "early", "empty", "fierce", "gentle", "golden",
+    "green", "heavy", "hidden", "hollow", "honest", "iron", "late", "little", "lonely", "loud",
+    "narrow", "northern", "pale", "patient",
+)
 NOUNS = (
-    "anchor apple arrow barrel bell bridge candle castle clock cloud compass door engine falcon "
-    "forest garden hammer harbour horse island kettle ladder lantern letter mirror mountain needle "
-    "orchard river ship stone tower"
-).split()
+    "anchor", "apple", "arrow", "barrel", "bell", "bridge", "candle", "castle", "clock",
+    "cloud", "compass", "door", "engine", "falcon", "forest", "garden", "hammer", "harbour",
+    "horse", "island", "kettle", "ladder", "lantern", "letter", "mirror", "mountain", "needle",
+    "orchard", "river", "ship", "stone", "tower",
+)
+# fmt: on
 DIGITS = 5
 
 Tokens = NDArray[np.int64]
@@ -61,6 +65,9 @@ class Needles:
             length: tokens of the result.
             facts: number of needles.
             rng: where chance comes from.
+
+        Raises:
+            ValueError: the needles and the questions are longer than the haystack.
         """
         names = rng.choice(len(self._names), facts, replace=False)
         codes = self._digits[rng.integers(10, size=(facts, DIGITS))]
@@ -70,15 +77,15 @@ class Needles:
         ]
         questions, answers = self._questions(needles, rng)
         room = length - len(questions) - sum(map(len, needles))
+        if room <= 0:
+            raise ValueError(f"{facts} facts leave no room in {length} tokens: ask for fewer")
         places = np.sort(rng.integers(room, size=facts))
         pieces = np.split(prose[:room], places)
         body = [part for pair in zip(pieces, needles, strict=False) for part in pair]
         tokens = np.concatenate([*body, pieces[-1], questions])
         return Haystack(tokens, answers + length - len(questions))
 
-    def _questions(
-        self, needles: list[Tokens], rng: np.random.Generator
-    ) -> tuple[Tokens, Tokens]:
+    def _questions(self, needles: list[Tokens], rng: np.random.Generator) -> tuple[Tokens, Tokens]:
         parts = [self._ask, *(needles[n] for n in rng.permutation(len(needles)))]
         ends = np.cumsum([len(part) for part in parts])[1:] - len(self._end)
         return np.concatenate(parts), ends[:, None] - np.arange(DIGITS, 0, -1)

@@ -30,6 +30,7 @@ LIMITS: Mapping[str, float] = {
     "operator, resident (MiB)": 120,
     "operator image (MB)": 300,
     "writes of a minute at rest": 0,
+    "objects changed in it": 0,
     "demo, warm (s)": 360,
 }
 
@@ -76,10 +77,11 @@ def measure() -> Iterator[tuple[str, float]]:
     """Every figure by name."""
     with served() as (cluster, kube, story):
         yield from ((f"{act} (s)", seconds) for act, seconds in story.seen.seconds.items())
-        before = api_writes(kube)
-        with step(f"A minute at rest, {REST_SECONDS:.0f} s"):
+        before = api_writes(kube), versions(story)
+        with step(f"At rest for {REST_SECONDS:.0f} s"):
             time.sleep(REST_SECONDS)
-        yield "writes of a minute at rest", api_writes(kube) - before
+        yield "writes of a minute at rest", api_writes(kube) - before[0]
+        yield "objects changed in it", len(versions(story) - before[1])
         yield "operator, resident (MiB)", install.operator_memory_bytes(cluster) / MIB
     for title in DEFAULT:
         yield f"{title} image (MB)", (cache.default().images / f"{title}.tar").stat().st_size / 1e6
@@ -93,6 +95,16 @@ def api_writes(kube: Kube) -> float:
     )
     path = proxy("pods", pod["metadata"]["name"], namespace=install.OPERATOR_NAMESPACE, port=8080)
     return view.metric(kube.fetch(f"{path}/metrics"), "kvarn_api_writes_total")
+
+
+def versions(story: Story) -> set[tuple[str, str]]:
+    """The resource and its children, each with the version that the API server gave it."""
+    kinds = ("KVarNDeployment", "Deployment", "Service", "PodDisruptionBudget", "Pod")
+    return {
+        (kind, found["metadata"]["resourceVersion"])
+        for kind in kinds
+        for found in story.mirror.all(kind)
+    }
 
 
 def table(figures: list[Figure]) -> Table:

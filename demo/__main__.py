@@ -79,7 +79,7 @@ def play(story: Story, *, keep: bool) -> None:
         if not keep:
             story.delete()
     except NotReachedError as error:
-        console.print(*report.diagnosis(story.kube, story.mirror))
+        console.print(*report.diagnosis(story.kube, story.mirror), sep="\n")
         raise Refusal(f"{error}. The lines above say more; run it again to go on.") from None
     except (ApiException, urllib3.exceptions.HTTPError) as error:
         raise Refusal(f"The API server does not do its part ({error}): run it again.") from error

@@ -8,6 +8,9 @@ from hack.images.build import IMAGES
 
 NAMESPACE = "kvarn-demo"
 CLAIM = "demo-model"
+LONGEST_SECONDS = 1800
+"""After that a pod ends by itself, should the demo have been killed."""
+
 RESTRICTED = {
     f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")
 }
@@ -70,6 +73,7 @@ def pod(name: str, command: Sequence[str], *, volume: Manifest, path: str) -> Ma
         **_object("Pod", name),
         "spec": {
             "restartPolicy": "Never",
+            "activeDeadlineSeconds": LONGEST_SECONDS,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": 60,

@@ -50,16 +50,16 @@ def counts(loads: Iterable[Mapping[str, int]]) -> str:
     total = Counter[str]()
     for each in loads:
         total.update(each)
-    return f"{total['ok']} requests answered, {total['failed']} failed" if total else ""
+    return f"{total['ok']} answered, {total['failed']} failed" if total else ""
 
 
 def diagnosis(kube: Kube, mirror: Mirror) -> Iterator[Text]:
     """Conditions of the resource, states of its pods and the ends of their logs."""
     for condition in view.status(mirror.get("KVarNDeployment", view.NAME)).get("conditions", ()):
         line = f"{condition['type']} {condition['status']} {condition['reason']}"
-        yield Text(f"{line}: {condition['message']}\n")
+        yield Text(f"{line}: {condition['message']}")
     for pod in mirror.all("Pod"):
-        yield Text(f"{view.pod_states([pod])}\n", style="bold")
+        yield Text(f"{view.pod_states([pod])}", style="bold")
         if view.belongs(pod) and not view.is_ready(pod):
             log = kube.log(pod["metadata"]["name"], namespace=mirror.namespace, lines=LOG_LINES)
             yield Text(log, style="dim")

@@ -41,7 +41,9 @@ def measure(model: Path, made: Plan, *options: str) -> dict[str, Any]:
     )
     if done.returncode:
         raise click.ClickException(f"vLLM did not start: {done.stderr[-4000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    # The engine's own process may still print when the report is out.
+    report = next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{"))
+    found: dict[str, Any] = json.loads(report)
     return found
 
 

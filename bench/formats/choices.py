@@ -1,6 +1,6 @@
 """What each choice of the tile's format is worth, on synthetic tiles.
 
-    python -m bench.format [--json]
+    python -m bench.formats.choices [--json]
 
 Tiles of 128 tokens and 128 channels. Keys: relative error after the way through the cache. Values:
 relative error of attention outputs over them. All comparisons are on the same tiles, seeded.

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,27 @@ class Cache:
 
     @contextmanager
     def locked(self, what: str) -> Iterator[None]:
-        """Hold the lock called `what`: two runs do not make the same thing at the same time."""
-        locks = self.root / "locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        with (locks / what).open("w") as file:
+        """Hold the lock called `what`: two runs do not make the same thing at the same time.
+
+        Raises:
+            Refusal: nothing can be written below the root.
+        """
+        with self._lock_file(what) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+    def _lock_file(self, what: str) -> TextIO:
+        locks = self.root / "locks"
+        try:
+            locks.mkdir(parents=True, exist_ok=True)
+            return (locks / what).open("w")
+        except OSError as error:
+            from hack.errors import Refusal  # noqa: PLC0415 - the node does without click
+
+            raise Refusal(
+                f"{self.root} cannot be written ({error.strerror}): "
+                "set KVARN_CACHE to a folder that you may write."
+            ) from None
 
 
 def default() -> Cache:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from hack.cache import Cache
 from hack.cluster import preflight
 from hack.cluster.__main__ import main
 from hack.errors import Refusal
@@ -16,6 +17,13 @@ from hack.errors import Refusal
 def test_without_root() -> None:
     with pytest.raises(Refusal, match=r"The local cluster needs root: .* sudo"):
         preflight.require_root(1000, what="the local cluster")
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    cache = Cache(tmp_path / "file" / "cache")
+    with pytest.raises(Refusal, match="set KVARN_CACHE to a folder"), cache.locked("cluster"):
+        pass
 
 
 def test_on_another_machine() -> None:

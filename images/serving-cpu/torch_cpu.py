@@ -137,7 +137,13 @@ def made(directory: Path) -> Path:
     if wheel.exists() and checksum.exists():
         return wheel
     require_tools()
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TorchWheelError(
+            f"{directory} cannot be made ({error.strerror}): give --cache (KVARN_CACHE for make) "
+            "a folder that you may write."
+        ) from None
     require_room(directory)
     with tempfile.TemporaryDirectory(prefix=".torch-", dir=directory) as folder:
         work = Path(folder)

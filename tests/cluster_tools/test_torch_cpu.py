@@ -159,3 +159,10 @@ def test_an_index_out_of_reach_is_told_and_leaves_nothing(tmp_path: Path) -> Non
     assert (done.returncode, done.stdout) == (2, "")
     assert "configure pip for an index that this machine reaches" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run(tmp_path / "file" / "cache", PATH="/usr/bin:/bin")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "a folder that you may write" in done.stderr

@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 
 import click
@@ -30,22 +32,38 @@ def main(*, keep: bool, as_json: bool, yes: bool) -> None:
     interruption: what is done already is not done twice.
     """
     started, seen = time.monotonic(), Findings()
-    cluster = ensure_cluster()
-    if not isinstance(cluster.access, LocalCluster) and not yes:
-        click.confirm(f"Install the operator into {cluster.access.kubeconfig}?", abort=True)
-    kube = set_up(cluster)
-    with Mirror(kube, objects.NAMESPACE) as mirror:
-        play(Story(kube, mirror, seen), keep=keep)
-    seen.operator_memory_bytes = install.operator_memory_bytes(cluster)
-    if keep:
-        console.print(how_to_reach(cluster))
-    else:
-        clean_up(cluster, kube)
+    with sentences():
+        cluster = ensure_cluster()
+        if not isinstance(cluster.access, LocalCluster) and not yes:
+            click.confirm(f"Install the operator into {cluster.access.kubeconfig}?", abort=True)
+        kube = set_up(cluster)
+        with Mirror(kube, objects.NAMESPACE) as mirror:
+            play(Story(kube, mirror, seen), keep=keep)
+        seen.operator_memory_bytes = install.operator_memory_bytes(cluster)
+        if keep:
+            console.print(how_to_reach(cluster))
+        else:
+            clean_up(cluster, kube)
     seen.seconds["everything"] = round(time.monotonic() - started, 1)
     timings.record("demo", seen.seconds["everything"])
     console.print(report.summary_table(seen, ACTS))
     if as_json:
         click.echo(json.dumps(asdict(seen)))
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """Turn what may go wrong on the way into one sentence.
+
+    Raises:
+        Refusal: what was waited for did not come, or the API server refused something.
+    """
+    try:
+        yield
+    except NotReachedError as error:
+        raise Refusal(f"{error}. What is there says more; run it again to go on.") from error
+    except (ApiException, urllib3.exceptions.HTTPError) as error:
+        raise Refusal(f"The API server does not do its part ({error}): run it again.") from error
 
 
 def set_up(cluster: Cluster) -> Kube:
@@ -61,11 +79,7 @@ def set_up(cluster: Cluster) -> Kube:
 
 
 def play(story: Story, *, keep: bool) -> None:
-    """Run all acts.
-
-    Raises:
-        Refusal: one of them did not come to its end; what is known of it has been printed.
-    """
+    """Run all acts; where one does not come to its end, show what is known of it."""
     try:
         story.serve()
         story.compare()
@@ -78,11 +92,9 @@ def play(story: Story, *, keep: bool) -> None:
         story.check_requests()
         if not keep:
             story.delete()
-    except NotReachedError as error:
+    except NotReachedError:
         console.print(*report.diagnosis(story.kube, story.mirror), sep="\n")
-        raise Refusal(f"{error}. The lines above say more; run it again to go on.") from None
-    except (ApiException, urllib3.exceptions.HTTPError) as error:
-        raise Refusal(f"The API server does not do its part ({error}): run it again.") from error
+        raise
 
 
 def clean_up(cluster: Cluster, kube: Kube) -> None:

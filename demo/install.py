@@ -5,7 +5,7 @@ import io
 import tarfile
 from pathlib import Path
 
-from demo import objects, view
+from demo import objects, pods, view
 from demo.cluster import Cluster
 from demo.kube import Kube, Manifest, read_manifests
 from demo.mirror import Mirror
@@ -22,8 +22,7 @@ SECONDS = 180.0
 
 LOADER = "model-loader"
 UNPACK = (
-    "import sys, tarfile;"
-    "tarfile.open(fileobj=sys.stdin.buffer, mode='r|').extractall('/models', filter='data')"
+    "import sys, tarfile; tarfile.open(fileobj=sys.stdin.buffer, mode='r|').extractall('/models')"
 )
 
 
@@ -105,16 +104,12 @@ def _remove_other_volumes(kube: Kube, wanted: Manifest) -> None:
 def _fill_claim(cluster: Cluster, kube: Kube, model: Path) -> None:
     """Copy the model into the claim through a pod that waits for it."""
     volume = {"persistentVolumeClaim": {"claimName": objects.CLAIM}}
-    kube.apply(objects.pod(LOADER, ["sleep", "300"], volume=volume, path="/models"))
-    with Mirror(kube, objects.NAMESPACE, ("Pod",)) as mirror:
-        mirror.until(
-            lambda mirror: view.is_running(mirror.get("Pod", LOADER)),
-            "the pod that fills the model's volume",
-            seconds=SECONDS,
-        )
+    pod = objects.pod(LOADER, ["python3", "-c", WAIT], volume=volume, path="/models")
     execute = ("exec", "--stdin", f"--namespace={objects.NAMESPACE}", LOADER, "--")
-    cluster.kubectl(*execute, "python3", "-c", UNPACK, stdin=_archive(model))
-    kube.delete("Pod", LOADER, namespace=objects.NAMESPACE)
+    with Mirror(kube, objects.NAMESPACE, ("Pod",)) as mirror:
+        pods.start(kube, mirror, pod)
+        cluster.kubectl(*execute, "python3", "-c", UNPACK, stdin=_archive(model))
+        pods.remove(kube, mirror, LOADER)
 
 
 def _archive(folder: Path) -> bytes:

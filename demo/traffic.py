@@ -6,14 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Self
 
-from demo import load, objects
+from demo import load, objects, pods
 from demo.kube import Kube, Manifest
 from demo.mirror import Mirror, NotReachedError
-from demo.view import is_running
 
 SCRIPT = Path(load.__file__)
 SCRIPTS = "load-script"
-START_SECONDS = 120.0
 STOP_SECONDS = 180.0
 
 
@@ -32,19 +30,14 @@ class Traffic:
 
     def __enter__(self) -> Self:
         """Start the pod; returns when it has begun to send."""
-        self._remove()
-        self.kube.apply(objects.config_map(SCRIPTS, [SCRIPT]), self._pod())
-        self.mirror.until(
-            lambda mirror: is_running(mirror.get("Pod", self.name)),
-            f"pod {self.name} running",
-            seconds=START_SECONDS,
-        )
+        self.kube.apply(objects.config_map(SCRIPTS, [SCRIPT]))
+        pods.start(self.kube, self.mirror, self._pod())
         self._reader.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Remove the pod, whatever became of it."""
-        self._remove()
+        pods.remove(self.kube, self.mirror, self.name)
 
     def stop(self) -> load.Summary:
         """Send nothing new, wait for what is under way, and return what it came to.
@@ -58,14 +51,6 @@ class Traffic:
         if self._summary is None:
             raise NotReachedError(f"Pod {self.name} ended without a summary")
         return self._summary
-
-    def _remove(self) -> None:
-        self.kube.delete("Pod", self.name, namespace=objects.NAMESPACE)
-        self.mirror.until(
-            lambda mirror: mirror.get("Pod", self.name) is None,
-            f"the deletion of pod {self.name}",
-            seconds=STOP_SECONDS,
-        )
 
     def _pod(self) -> Manifest:
         options = (f"--{key.replace('_', '-')}={value}" for key, value in asdict(self.what).items())

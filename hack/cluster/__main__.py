@@ -97,6 +97,9 @@ def fake_nodes(cluster: Layout, count: int, gpus: int, product: str) -> None:
 @click.option("--port", type=int, help="A free one by default.")
 def apiserver(state: Path, port: int | None) -> None:
     """Run etcd and an API server alone, until interrupted; needs no root."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Jobs in a shell's background inherit an interrupt that is ignored.
+        signal.signal(number, signal.default_int_handler)
     state.mkdir(parents=True, exist_ok=True)
     with api_server(state.absolute(), port=port) as kubeconfig:
         console.print(f"export KUBECONFIG={kubeconfig}", soft_wrap=True)

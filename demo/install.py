@@ -21,7 +21,7 @@ SECONDS = 180.0
 """Longest wait for a step of the installation."""
 
 LOADER = "model-loader"
-WAIT = "import signal; signal.sigwait({signal.SIGTERM})"
+WAIT = "import signal; signal.signal(signal.SIGTERM, lambda *_: None); signal.pause()"
 UNPACK = (
     "import sys, tarfile; tarfile.open(fileobj=sys.stdin.buffer, mode='r|').extractall('/models')"
 )

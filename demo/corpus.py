@@ -36,7 +36,7 @@ def documents() -> Iterator[str]:
 def prose(text: str) -> Iterator[str]:
     """Yield those paragraphs of `text` that are whole English sentences, each on one line."""
     for block in re.split(r"\n\s*\n", text):
-        paragraph = MARKUP.sub(r"\1", " ".join(block.split()))
+        paragraph = " ".join(MARKUP.sub(r"\1", block).split())
         if _is_prose(paragraph):
             yield paragraph.replace("--", " - ")
 

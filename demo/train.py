@@ -1,4 +1,4 @@
-"""Trains the model that the demo serves: `python -m demo.train [--out DIR] [--seconds 120]`.
+"""Trains the model that the demo serves: `python -m demo.train [--out DIR] [--seconds 300]`.
 
 A Llama in miniature, with everything that shapes a cache: grouped-query attention, rotary
 positions, heads of 64 and six layers. What it learns in a minute or two is the sound of English.
@@ -26,10 +26,10 @@ from demo.model import folder
 from hack.errors import Refusal
 from hack.progress import Step, step
 
-SECONDS = 120.0
 TOKENS = 720_000
-"""Training ends when either is used up. So many tokens are four times the corpus: with more of them
-the model would only learn it by heart."""
+"""Four times the corpus, a minute or two on two cores; with more the model learns it by heart."""
+SECONDS = 300.0
+"""Longest time to train, for machines that are slow or busy."""
 
 VOCABULARY = 2048
 CONTEXT_TOKENS = 4096

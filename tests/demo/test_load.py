@@ -1,14 +1,18 @@
 """The load generator counts every request, and a broken one never as good."""
 
+import ast
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from demo import load
 from demo.load import Client, Load, Summary, percentiles
 
 Answer = Callable[[web.StreamResponse], Awaitable[None]]
@@ -96,6 +100,15 @@ def test_prompts_share_no_prefix():
     """Else the server's prefix cache would answer a part of them."""
     load = Load(url="", model="demo")
     assert load.body(1)["prompt"][:2] != load.body(2)["prompt"][:2]
+
+
+def test_it_runs_alone():
+    """A pod has the script and aiohttp, nothing else of this project."""
+    tree = ast.parse(Path(load.__file__).read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {getattr(node, "module", None) or node.names[0].name for node in imports}
+    outside = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
+    assert outside == {"aiohttp"}
 
 
 def test_percentiles_of_few_values():

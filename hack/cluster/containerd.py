@@ -68,6 +68,19 @@ def prune(cluster: Layout) -> None:
 
 
 def _import(cluster: Layout, archive: Archive, held: set[str]) -> None:
+    refusal = _try_import(cluster, archive, held)
+    if refusal and held:
+        # Containerd may have let go of what it unpacked from a layer that it still holds.
+        refusal = _try_import(cluster, archive, set())
+    if refusal:
+        raise Refusal(
+            f"containerd refuses {archive.path} ({refusal}): "
+            f"build it again, and see {cluster.logs}/containerd.log."
+        )
+
+
+def _try_import(cluster: Layout, archive: Archive, held: set[str]) -> str:
+    """Import without the blobs `held`; empty if it went well, else containerd's last words."""
     command = _ctr(cluster, "images", "import", "-")
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -77,11 +90,7 @@ def _import(cluster: Layout, archive: Archive, held: set[str]) -> None:
         with suppress(BrokenPipeError):
             archive.write_layout(importing.stdin, held)
         output, _ = importing.communicate()
-    if importing.returncode:
-        raise Refusal(
-            f"containerd refuses {archive.path} ({output.decode().strip().splitlines()[-1]}): "
-            f"build it again, and see {cluster.logs}/containerd.log."
-        )
+    return output.decode().strip().splitlines()[-1] if importing.returncode else ""
 
 
 def _told(cluster: Layout, *arguments: str) -> str:

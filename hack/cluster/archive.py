@@ -93,11 +93,11 @@ class Archive:
         """The layers whose digests are not in `held`."""
         return [layer for layer in self.layers if layer.digest not in held]
 
-    def write_layout(self, target: IO[bytes], held: Collection[str]) -> None:
-        """Write a tar of the image as an OCI layout, without the blobs that are `held`."""
+    def write_layout(self, target: IO[bytes], name: str, held: Collection[str]) -> None:
+        """Write a tar of the image as an OCI layout under a name, without the layers `held`."""
         with tarfile.open(self.path) as source, tarfile.open(fileobj=target, mode="w|") as layout:
             _add(layout, "oci-layout", _json({"imageLayoutVersion": "1.0.0"}))
-            _add(layout, "index.json", self._index())
+            _add(layout, "index.json", self._index(name))
             for blob in (self.config, self.manifest):
                 _add(layout, _path(_digest(blob)), blob)
             for layer in self.missing(held):
@@ -105,12 +105,10 @@ class Archive:
                 info.size = layer.size
                 layout.addfile(info, source.extractfile(layer.member))
 
-    def _index(self) -> bytes:
-        manifest = _descriptor("manifest.v1+json", self.manifest)
-        named = [
-            manifest | {"annotations": {"io.containerd.image.name": name}} for name in self.names
-        ]
-        return _json({"schemaVersion": 2, "manifests": named})
+    def _index(self, name: str) -> bytes:
+        named = {"annotations": {"io.containerd.image.name": name}}
+        manifest = _descriptor("manifest.v1+json", self.manifest) | named
+        return _json({"schemaVersion": 2, "manifests": [manifest]})
 
 
 def _content(tar: tarfile.TarFile, member: str) -> bytes:

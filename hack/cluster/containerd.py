@@ -15,6 +15,9 @@ from hack.progress import step
 ID = "sha256:"
 """Kubernetes lists images a second time under the digest of their configuration."""
 
+IMPORTING = "localhost/importing:latest"
+"""Name of an image until it is unpacked: one that cannot be never takes the place of a good one."""
+
 
 @dataclass(frozen=True)
 class Image:
@@ -43,7 +46,8 @@ def load(cluster: Layout, archives: Sequence[Path]) -> list[Archive]:
     Of these it is given the layers that it lacks, no others.
 
     Raises:
-        Refusal: the cluster is down, or a file is no image archive; nothing is imported then.
+        Refusal: the cluster is down, or a file is no image archive: nothing is imported then; or
+            containerd refuses one: those before it are there, its own names lead where they led.
     """
     read = [Archive.read(path) for path in archives]
     held = {image.name: image.digest for image in images(cluster)}
@@ -64,7 +68,8 @@ def prune(cluster: Layout) -> None:
     named = {image.digest for image in listed if not image.name.startswith(ID)}
     orphans = [image.name for image in listed if image.digest not in named]
     if orphans:
-        _told(cluster, "images", "remove", *orphans)
+        # Left to itself containerd collects later, and takes layers away from under an import.
+        _told(cluster, "images", "remove", "--sync", *orphans)
 
 
 def _import(cluster: Layout, archive: Archive, held: set[str]) -> None:
@@ -73,10 +78,13 @@ def _import(cluster: Layout, archive: Archive, held: set[str]) -> None:
         # Containerd may have let go of what it unpacked from a layer that it still holds.
         refusal = _try_import(cluster, archive, set())
     if refusal:
+        _told(cluster, "images", "remove", IMPORTING)
         raise Refusal(
             f"containerd refuses {archive.path} ({refusal}): "
             f"build it again, and see {cluster.logs}/containerd.log."
         )
+    _told(cluster, "images", "tag", "--force", IMPORTING, *archive.names)
+    _told(cluster, "images", "remove", IMPORTING)
 
 
 def _try_import(cluster: Layout, archive: Archive, held: set[str]) -> str:
@@ -88,7 +96,7 @@ def _try_import(cluster: Layout, archive: Archive, held: set[str]) -> str:
         assert importing.stdin
         # It may refuse, and stop reading, at any time: what it says then tells more.
         with suppress(BrokenPipeError):
-            archive.write_layout(importing.stdin, held)
+            archive.write_layout(importing.stdin, IMPORTING, held)
         output, _ = importing.communicate()
     return output.decode().strip().splitlines()[-1] if importing.returncode else ""
 

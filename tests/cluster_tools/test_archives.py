@@ -41,7 +41,7 @@ def archive(tmp_path: Path) -> Archive:
 def layout(archive: Archive, held: set[str]) -> dict[str, bytes]:
     """Name → content of what is passed on."""
     stream = io.BytesIO()
-    archive.write_layout(stream, held)
+    archive.write_layout(stream, "localhost/y:dev", held)
     stream.seek(0)
     with tarfile.open(fileobj=stream) as tar:
         return {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
@@ -57,7 +57,7 @@ def test_every_blob_lies_under_its_own_digest(archive: Archive) -> None:
 def test_the_index_names_the_manifest_and_the_manifest_the_layers(archive: Archive) -> None:
     passed = layout(archive, set())
     (entry,) = json.loads(passed["index.json"])["manifests"]
-    assert entry["annotations"] == {"io.containerd.image.name": "localhost/x:dev"}
+    assert entry["annotations"] == {"io.containerd.image.name": "localhost/y:dev"}
     assert entry["digest"] == archive.digest
     manifest = json.loads(passed[f"blobs/{entry['digest'].replace(':', '/')}"])
     assert [layer["digest"] for layer in manifest["layers"]] == list(map(digest, LAYERS.values()))

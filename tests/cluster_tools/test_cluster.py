@@ -1,5 +1,6 @@
 """The local cluster does what a cluster does, and leaves nothing behind."""
 
+import hashlib
 import io
 import json
 import os
@@ -7,14 +8,16 @@ import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from hack import cache as caches
 from hack.cluster import build, containerd, fake_nodes, host, lifecycle, status
+from hack.cluster.archive import Archive
 from hack.cluster.layout import CNI_FOLDER, KUBELET_FOLDER, Layout, cgroup_roots
 from hack.errors import Refusal
 from hack.images import build as images
@@ -197,8 +200,10 @@ def test_status_accounts_for_every_component(cluster: Layout) -> None:
 def test_a_new_build_under_the_same_name_is_what_new_pods_run(
     cluster: Layout, namespace: str, tmp_path: Path
 ) -> None:
+    """Also when the build before it is let go of between two loads."""
     code = "import os; print(os.environ['BUILD'])"
-    for build_number in ("1", "2"):
+    for build_number in ("1", "2", "3"):
+        containerd.prune(cluster)
         archive = changed(images.build(IMAGE, caches.default()), tmp_path, BUILD=build_number)
         assert len(containerd.load(cluster, [archive])) == 1
         name = f"build-{build_number}"
@@ -206,16 +211,62 @@ def test_a_new_build_under_the_same_name_is_what_new_pods_run(
         assert output(cluster, name) == f"{build_number}\n"
 
 
+def test_an_image_that_cannot_be_unpacked_does_not_take_the_place_of_a_good_one(
+    cluster: Layout, tmp_path: Path
+) -> None:
+    good = images.build(IMAGE, caches.default())
+    containerd.load(cluster, [good])
+    before = named(cluster)
+    for _ in range(2):
+        with pytest.raises(Refusal, match="build it again"):
+            containerd.load(cluster, [with_a_broken_layer(good, tmp_path)])
+    assert named(cluster) == before
+
+
+def named(cluster: Layout) -> dict[str, str]:
+    """The digest of each image by the name that somebody gave it."""
+    listed = containerd.images(cluster)
+    return {
+        image.name: image.digest for image in listed if not image.name.startswith(containerd.ID)
+    }
+
+
 def changed(archive: Path, folder: Path, **environment: str) -> Path:
     """A copy of an image archive whose containers have more environment."""
-    copy = folder / f"{'-'.join(environment.values())}.tar"
+
+    def change(config: Any) -> None:
+        config["config"]["Env"] += [f"{k}={v}" for k, v in environment.items()]
+
+    return rewritten(archive, folder / f"{'-'.join(environment.values())}.tar", change)
+
+
+def with_a_broken_layer(archive: Path, folder: Path) -> Path:
+    """A copy of an image archive whose first layer is no tar, though its digest is right."""
+    rubbish = b"no layer" * 1000
+
+    def change(config: Any) -> None:
+        config["rootfs"]["diff_ids"][0] = f"sha256:{hashlib.sha256(rubbish).hexdigest()}"
+
+    first = Archive.read(archive).layers[0].member
+    return rewritten(archive, folder / "broken.tar", change, {first: rubbish})
+
+
+def rewritten(
+    archive: Path,
+    copy: Path,
+    change: Callable[[Any], None],
+    files: Mapping[str, bytes] = MappingProxyType({}),
+) -> Path:
+    """A copy of an image archive with another configuration, and other files by name."""
     with tarfile.open(archive) as source, tarfile.open(copy, "w") as target:
         for member in source:
             content = source.extractfile(member)
+            text = files.get(member.name)
             if content and member.name.endswith(".json") and member.name != "manifest.json":
                 config = json.load(content)
-                config["config"]["Env"] += [f"{k}={v}" for k, v in environment.items()]
+                change(config)
                 text = json.dumps(config).encode()
+            if text is not None:
                 member.size, content = len(text), io.BytesIO(text)
             target.addfile(member, content)
     return copy

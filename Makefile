@@ -22,6 +22,7 @@ test: setup check ## Every test: unit, real API server, real vLLM, end to end in
 	@$(STEP) "Kubernetes (one binary, cached)" $(PY) -m hack.cluster build
 	@$(STEP) "Serving and operator images (cached)" $(PY) -m hack.images build
 	@$(STEP) "Demo model (cached)" $(PY) -m demo.train
+	@$(STEP) "vLLM 0.33 for the CPU (cached)" $(PY) -m hack.vllm_overlay > /dev/null
 	$(PY) -m pytest $(ARGS)
 
 ##@ Every day

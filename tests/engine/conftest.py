@@ -1,4 +1,4 @@
-"""A real vLLM for the tests, imported once."""
+"""Real vLLMs for the tests, each imported once."""
 
 import subprocess
 import sys
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.engine.lanes import RELEASES, environment
 
 ROOT = Path(__file__).parents[2]
 ANSWER_SECONDS = 300
@@ -38,14 +40,22 @@ class Host:
         return answer
 
 
+@pytest.fixture(scope="session", params=RELEASES)
+def release(request: pytest.FixtureRequest) -> str:
+    """The release of vLLM that a test runs on: a test that asks for it runs on each."""
+    chosen: str = request.param
+    return chosen
+
+
 @pytest.fixture(scope="session")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+def host(release: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     folder = tmp_path_factory.mktemp("host")
     log = folder / "log"
     with Listener(str(folder / "socket")) as listener, log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.engine.host", str(listener.address)],
             cwd=ROOT,
+            env=environment(release),
             stdout=output,
             stderr=subprocess.STDOUT,
         )

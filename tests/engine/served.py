@@ -1,6 +1,5 @@
 """A server behind the launcher, as a pod would run it."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+
+from tests.engine.lanes import environment
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 120
@@ -59,7 +60,7 @@ class Launched:
 
 
 @contextmanager
-def launched(folder: Path, model: str, *options: str) -> Iterator[Launched]:
+def launched(release: str, folder: Path, model: str, *options: str) -> Iterator[Launched]:
     """Start the launcher with the options that the operator gives, and end it at the end."""
     port, message = free_port(), folder / "termination-log"
     message.touch()
@@ -70,10 +71,10 @@ def launched(folder: Path, model: str, *options: str) -> Iterator[Launched]:
         *("--kv-cache-dtype", "kvarn_k4v2_g128", "--max-num-seqs", "8"),
         *("--max-num-batched-tokens", "512", *options),
     ]
-    environment = {**os.environ, "KVARN_TERMINATION_MESSAGE_PATH": str(message)}
+    variables = environment(release) | {"KVARN_TERMINATION_MESSAGE_PATH": str(message)}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+            command, cwd=ROOT, env=variables, stdout=output, stderr=subprocess.STDOUT
         )
     try:
         yield Launched(process, f"http://127.0.0.1:{port}", log, message)

@@ -18,12 +18,11 @@ ASKED = {"model": "demo", "prompt": "The cache holds", "max_tokens": 12, "temper
 
 @pytest.fixture(scope="module")
 def server(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., str]
+    release: str, tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., str]
 ) -> Iterator[Launched]:
     options = ("--max-model-len", "2048", "--kv-cache-memory-bytes", "67108864")
-    with launched(
-        tmp_path_factory.mktemp("served"), tiny_model(), *options, "--shutdown-timeout", "60"
-    ) as started:
+    folder = tmp_path_factory.mktemp("served")
+    with launched(release, folder, tiny_model(), *options, "--shutdown-timeout", "60") as started:
         started.wait_until_ready()
         yield started
 
@@ -72,10 +71,10 @@ def _running(client: httpx.Client) -> float:
 
 
 def test_a_context_that_does_not_fit_is_reported_with_what_would(
-    tmp_path: Path, tiny_model: Callable[..., str]
+    release: str, tmp_path: Path, tiny_model: Callable[..., str]
 ) -> None:
     options = ("--max-model-len", "4096", "--kv-cache-memory-bytes", "1048576")
-    with launched(tmp_path, tiny_model(), *options) as failed:
+    with launched(release, tmp_path, tiny_model(), *options) as failed:
         assert failed.process.wait(120) != 0
     said = json.loads(failed.message.read_text())
     assert said["reason"] == "ContextTooLong"
@@ -85,9 +84,9 @@ def test_a_context_that_does_not_fit_is_reported_with_what_would(
 
 
 def test_a_refusal_is_reported_in_its_own_words(
-    tmp_path: Path, tiny_model: Callable[..., str]
+    release: str, tmp_path: Path, tiny_model: Callable[..., str]
 ) -> None:
-    with launched(tmp_path, tiny_model(), "--block-size", "64") as failed:
+    with launched(release, tmp_path, tiny_model(), "--block-size", "64") as failed:
         assert failed.process.wait(120) != 0
     assert json.loads(failed.message.read_text()) == {
         "reason": "Unsupported",

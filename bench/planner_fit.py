@@ -1,125 +1,185 @@
-"""The account's constants, read off real start-ups: `python -m bench.planner_fit --records FILE …`.
+"""The account's constants, read off real start-ups: `python -m bench.planner_fit --records …`.
 
-Prints each constant of `kvarn.planner.memory` and `kvarn.planner.version` as it stands beside what
-the records say, with the number of records behind it. It changes nothing: a constant is rounded,
-and must make sense for the mechanism that it describes.
+Prints fitted constants of `kvarn.planner.version` as they stand beside what the records say, with
+the number of records behind each. It changes nothing: a constant is rounded, and must make sense
+for the mechanism that it describes. Then it leaves one source of records out at a time, fits the
+constants to the others, and forecasts the source that was left out.
 """
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import linear_regression, median
+from statistics import median
 from typing import Any
 
 import click
 
-from bench.planner import Record, batch_limits, find_device, load_shapes, model_key
-from kvarn.planner import ModelShape
+from bench.planner import Row, read, settings_memory, settings_tokens, summary
+from bench.planner_records import Account, Record, Start
+from bench.planner_rivals import kvarn
 from kvarn.planner.accelerators import GIB
-from kvarn.planner.memory import GRAPH_LAYER_BYTES, GRAPH_LAYER_TOKEN_BYTES, GRAPH_TOKENS
-from kvarn.planner.version import MIB, EngineVersion
+from kvarn.planner.memory import (
+    ALLOCATOR_BYTES,
+    CROWDED_SEQUENCES,
+    activation_bytes,
+    has_fabric,
+    overhead,
+)
+from kvarn.planner.version import EngineVersion
+
+SAMPLER = "sampler_bytes"
+"""Of a few sequences or a crowd: where the constant is one, so is the mechanism."""
+
+Constants = Mapping[tuple[str, float], float]
+"""(field of `EngineVersion`, its value as it stands) -> its value by the records."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
-    """One constant.
+class Observation:
+    """What one start-up says of one constant.
 
     Attributes:
-        name: which, and for which records.
-        stands: its value in the planner.
-        found: its value by the records.
-        records: how many they are.
+        field: of `EngineVersion`.
+        stands: the constant's value.
+        found: its value by this record.
+        source: who published the record.
     """
 
-    name: str
+    field: str
     stands: float
     found: float
-    records: int
+    source: str
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
-    """A record with the shape of its model and its engine's version."""
-
-    record: Record
-    shape: ModelShape
-    version: EngineVersion
-
-    @property
-    def logits(self) -> int:
-        """Logits that the profile run samples from."""
-        device = find_device(self.record)
-        return batch_limits(self.record, device).max_sequences * self.shape.vocab_size
-
-    @property
-    def sampling_bytes(self) -> float:
-        """The measured activation peak without the hidden states beneath it."""
-        batch = batch_limits(self.record, find_device(self.record))
-        hidden = batch.max_batched_tokens * self.shape.hidden_size * self.shape.dtype_bytes
-        return float(self.record["activation_gib"]) * GIB - hidden
+def source_of(record: Record) -> str:
+    """The repository that a record was taken from."""
+    return "/".join(record["source_url"].split("/")[3:5])
 
 
-def starts(records: Iterable[Record], shapes: dict[str, ModelShape]) -> Iterator[Start]:
-    """The records whose model, version and device are known."""
-    for record in records:
-        shape = shapes.get(model_key(record["model"]))
-        if shape and record["vllm_version"] and find_device(record):
-            yield Start(record, shape, EngineVersion.parse(record["vllm_version"]))
+def observations(starts: Iterable[Start]) -> Iterator[Observation]:
+    """All that the start-ups say."""
+    for start in starts:
+        if (account := start.account) and not start.record["error"]:
+            yield from _non_torch(account)
+            yield from _sampler(account)
 
 
-def sampler_fits(found: list[Start]) -> Iterator[Fit]:
-    """Bytes per logit: the slope of the peak over the logits, or the median where one size is."""
-    stated = [start for start in found if start.record["activation_gib"] and start.logits > 4e7]
-    for bytes_each in sorted({start.version.crowded_sampler_bytes for start in stated}):
-        chosen = [start for start in stated if start.version.crowded_sampler_bytes == bytes_each]
-        sizes = [start.logits for start in chosen]
-        peaks = [start.sampling_bytes for start in chosen]
-        if len(set(sizes)) > 2:
-            slope = linear_regression(sizes, peaks).slope
-        else:
-            slope = median(peak / size for peak, size in zip(peaks, sizes, strict=True))
-        names = sorted({start.version.name for start in chosen})
-        yield Fit(f"bytes per logit, {names[0]} to {names[-1]}", bytes_each, slope, len(chosen))
+def _non_torch(account: Account) -> Iterator[Observation]:
+    if stated := account.start.record["nontorch_gib"]:
+        shared = "fabric_bytes" if has_fabric(account.device) else "parallel_bytes"
+        field = "non_torch_bytes" if account.device.count == 1 else shared
+        yield _observed(account, field, stated * GIB)
 
 
-def non_torch_fits(found: list[Start]) -> Iterator[Fit]:
-    """MiB outside PyTorch, on one GPU and on several."""
-    stated = [start for start in found if start.record["nontorch_gib"]]
-    for parallel in (False, True):
-        chosen = [start for start in stated if (start.record["tp"] > 1) == parallel]
-        for value in sorted({_non_torch(start, parallel=parallel) for start in chosen}):
-            group = [start for start in chosen if _non_torch(start, parallel=parallel) == value]
-            measured = median(start.record["nontorch_gib"] * GIB / MIB for start in group)
-            name = "several GPUs" if parallel else "one GPU"
-            yield Fit(f"MiB outside PyTorch, {name}", value / MIB, measured, len(group))
+def _sampler(account: Account) -> Iterator[Observation]:
+    """Bytes per logit, where sampling is the peak."""
+    start = account.start
+    shape, batch = start.shape, start.batch
+    logits = batch.max_sequences * shape.vocab_size
+    silent = replace(account.version, sampler_bytes=0.0, crowded_sampler_bytes=0.0)
+    layers = activation_bytes(shape, account.device, batch, silent)
+    peak = _peak(account)
+    hidden = batch.max_batched_tokens * shape.hidden_size * shape.dtype_bytes
+    if shape.multimodal or shape.pooling or peak is None or peak < 1.1 * layers + CLEAR_BYTES:
+        return
+    crowded = batch.max_sequences > CROWDED_SEQUENCES
+    stands = account.version.crowded_sampler_bytes if crowded else account.version.sampler_bytes
+    found = (peak - hidden - ALLOCATOR_BYTES) / logits
+    yield Observation(SAMPLER, stands, found, source_of(start.record))
 
 
-def _non_torch(start: Start, *, parallel: bool) -> int:
-    return start.version.fabric_bytes if parallel else start.version.non_torch_bytes
+def _peak(account: Account) -> float | None:
+    """The measured activation peak; what is missing of the memory where none is stated."""
+    start, record = account.start, account.start.record
+    if record["activation_gib"]:
+        return float(record["activation_gib"]) * GIB
+    if not (record["available_kv_gib"] and record["weights_gib"]):
+        return None
+    lines = overhead(start.shape, account.device, start.batch, account.version)
+    others = sum(line.size_bytes for line in lines if line.name in ("nonTorch", "cudaGraphs"))
+    held = (record["available_kv_gib"] + record["weights_gib"]) * GIB
+    return float(account.budget_bytes - held - others)
 
 
-def graph_fit(found: list[Start]) -> Iterator[Fit]:
-    """MiB per layer that vLLM estimates for graphs of up to 512 tokens."""
-    stated = [start for start in found if start.record.get("graph_estimated_gib")]
-    full = [start for start in stated if start.record["max_num_seqs"] is None]
-    each = [start.record["graph_estimated_gib"] * GIB / start.shape.layers / MIB for start in full]
-    if each:
-        stands = (GRAPH_LAYER_BYTES + GRAPH_TOKENS * GRAPH_LAYER_TOKEN_BYTES) / MIB
-        yield Fit("MiB of CUDA graphs per layer", stands, median(each), len(each))
+CLEAR_BYTES = GIB // 4
+"""How far sampling must stand out of what else is uncertain."""
+
+
+def _observed(account: Account, field: str, found: float) -> Observation:
+    stands = float(getattr(account.version, field))
+    return Observation(field, stands, found, source_of(account.start.record))
+
+
+def fitted(found: Iterable[Observation]) -> dict[tuple[str, float], float]:
+    """Each constant by the records: their median."""
+    groups: defaultdict[tuple[str, float], list[float]] = defaultdict(list)
+    for seen in found:
+        groups[seen.field, seen.stands].append(seen.found)
+    return {key: median(values) for key, values in groups.items()}
+
+
+def refitted(version: EngineVersion, constants: Constants) -> EngineVersion:
+    """The version with the constants that records gave; one that none gave takes the nearest."""
+
+    def again(field: str, stands: float) -> float:
+        known = {value: found for (name, value), found in constants.items() if name == field}
+        return known[min(known, key=lambda value: abs(value - stands))] if known else stands
+
+    return replace(
+        version,
+        non_torch_bytes=round(again("non_torch_bytes", version.non_torch_bytes)),
+        parallel_bytes=round(again("parallel_bytes", version.parallel_bytes)),
+        fabric_bytes=round(again("fabric_bytes", version.fabric_bytes)),
+        sampler_bytes=again(SAMPLER, version.sampler_bytes),
+        crowded_sampler_bytes=again(SAMPLER, version.crowded_sampler_bytes),
+    )
+
+
+def left_out(starts: list[Start]) -> dict[str, Any]:
+    """Forecasts of each source by constants that were fitted to all others."""
+    seen = list(observations(starts))
+    memory: list[Row] = []
+    tokens: list[Row] = []
+    for source in sorted({source_of(start.record) for start in starts}):
+        constants = fitted(one for one in seen if one.source != source)
+        for start in starts:
+            if source_of(start.record) == source and start.version:
+                again = replace(start, version=refitted(start.version, constants))
+                memory += filter(None, [settings_memory(again, kvarn())])
+                tokens += filter(None, [settings_tokens(again, kvarn())])
+    return {"settings_memory": summary(memory), "settings_tokens": summary(tokens)}
 
 
 @click.command()
 @click.option("--records", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--models", type=click.Path(exists=True, path_type=Path), required=True)
-def main(records: Path, models: Path) -> None:
-    """Print the account's constants beside what real start-ups say."""
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def main(records: Path, models: Path, *, as_json: bool) -> None:
+    """Print the account's constants beside what real start-ups say, and the cross-validation."""
     lines: list[dict[str, Any]] = [json.loads(line) for line in records.read_text().splitlines()]
-    found = list(starts(lines, load_shapes(models)))
-    for fit in (*sampler_fits(found), *non_torch_fits(found), *graph_fit(found)):
+    starts = read(lines, models)
+    seen = list(observations(starts))
+    constants = [
+        {
+            "field": field,
+            "stands": stands,
+            "found": round(found, 2),
+            "records": sum((one.field, one.stands) == (field, stands) for one in seen),
+        }
+        for (field, stands), found in sorted(fitted(seen).items())
+    ]
+    forecasts = left_out(starts)
+    if as_json:
+        click.echo(json.dumps({"constants": constants, "left_out": forecasts}, indent=2))
+        return
+    for line in constants:
         click.echo(
-            f"{fit.name:40} stands {fit.stands:8.1f}  records say {fit.found:8.1f} ({fit.records})"
+            "{field:24} stands {stands:>14}  records say {found:>16} ({records})".format(**line)
         )
+    for name, found in forecasts.items():
+        click.echo(f"one source left out, {name}: {found}")
 
 
 if __name__ == "__main__":

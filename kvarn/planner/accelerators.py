@@ -14,20 +14,22 @@ CPU_MEMORY_BYTES = 4 * GIB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accelerator:
-    """`count` equal devices that share one model by tensor parallelism.
+    """`count` equal devices that share each layer of a model, in one or more stages of layers.
 
     Attributes:
         product: the name in our table, e.g. `H100-80GB-HBM3`, or `cpu`.
         memory_bytes: memory of one device, as `cudaMemGetInfo` totals it; of the container on
             the CPU.
         bandwidth_bytes: what one device reads per second at most, from its data sheet.
-        count: how many devices; tensor parallel size.
+        count: devices that share a layer; tensor parallel size.
+        stages: parts that the layers are dealt to; pipeline parallel size.
     """
 
     product: str
     memory_bytes: int
     bandwidth_bytes: int = 0
     count: int = 1
+    stages: int = 1
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -36,10 +38,25 @@ class Accelerator:
             raise AcceleratorError(
                 "InvalidAccelerator", f"memory is {self.memory_bytes} bytes; give a positive size."
             )
-        if self.is_cpu and self.count > 1:
+        if self.stages < 1:
             raise AcceleratorError(
-                "InvalidAccelerator", f"count is {self.count} on the CPU; give 1."
+                "InvalidAccelerator", f"stages is {self.stages}; give at least 1."
             )
+        if self.is_cpu and self.devices > 1:
+            raise AcceleratorError(
+                "InvalidAccelerator", f"count is {self.devices} on the CPU; give 1."
+            )
+
+    @property
+    def devices(self) -> int:
+        """Devices over all stages."""
+        return self.count * self.stages
+
+    @property
+    def is_large(self) -> bool:
+        """Whether vLLM gives it the larger batch limits (`EngineArgs.get_batch_defaults`)."""
+        small = any(word in self.product for word in ("A100", "A800", "GB10"))
+        return self.memory_bytes >= 70 * GIB and not (small or self.is_cpu)
 
     @property
     def is_cpu(self) -> bool:

@@ -7,19 +7,30 @@ blocks from each group. With `n` blocks in the pool and `b` per request of maxim
     kv_cache_max_concurrency = n / b
     kv_cache_size_tokens     = int(kv_cache_max_concurrency · m)
 
-Source: `get_kv_cache_groups`, `_get_packed_kv_cache_groups`, `_get_kv_cache_bytes_per_block`,
+Before 0.21 the tokens were those of the blocks that one group has if all share equally.
+
+Source: `get_kv_cache_groups`, `_get_packed_kv_cache_groups`, `unify_kv_cache_spec_page_size`,
 `get_max_concurrency_for_kv_cache_config` and `_check_enough_kv_cache_memory` in
-`vllm/v1/core/kv_cache_utils.py` (0.32; `kv_cache_planning.py` since 0.33).
+`vllm/v1/core/kv_cache_utils.py` (0.32; `kv_cache_planning.py` since 0.33), and
+`_align_hybrid_block_size` in `vllm/platforms/interface.py`.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from kvarn.format.layout import tail_bytes
 from kvarn.planner.accelerators import Accelerator
 from kvarn.planner.formats import CacheFormat
+from kvarn.planner.layer_kind import LayerKind
 from kvarn.planner.shape import ModelShape
+from kvarn.planner.version import LATEST, EngineVersion
+
+STATE_ALIGNMENT_TOKENS = 16
+"""Blocks beside recurrent states have a multiple of so many tokens (`_align_hybrid_block_size`)."""
+LATENT_ALIGNMENT_TOKENS = 128
+"""The same where attention is latent."""
 
 
 def ceil_div(dividend: int, divisor: int) -> int:
@@ -32,7 +43,9 @@ class Reach(Enum):
 
     ALL = auto()
     WINDOW = auto()
-    OPEN_TILE = auto()
+    CHUNK = auto()
+    FIXED = auto()
+    """As much for every request: a recurrent state, or the open tile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +56,8 @@ class Layers:
         count: how many.
         page_bytes: bytes of one block in one layer.
         block_tokens: tokens in one block.
-        window_tokens: how far a `WINDOW` layer looks back.
+        window_tokens: how far a `WINDOW` layer looks back, how long a `CHUNK` is.
+        fixed_blocks: blocks of a request in `FIXED` layers.
     """
 
     reach: Reach
@@ -51,6 +65,7 @@ class Layers:
     page_bytes: int
     block_tokens: int
     window_tokens: int = 0
+    fixed_blocks: int = 1
 
     def request_blocks(self, tokens: int, *, in_flight_tokens: int) -> int:
         """Blocks that a request of `tokens` tokens takes in a group of such layers.
@@ -59,10 +74,12 @@ class Layers:
         schedules ahead), and by one block because it may begin in the middle of a block
         (`SlidingWindowSpec.max_admission_blocks_per_request`).
         """
-        if self.reach is Reach.OPEN_TILE:
-            return 1
+        if self.reach is Reach.FIXED:
+            return self.fixed_blocks
         if self.reach is Reach.ALL:
             return ceil_div(tokens, self.block_tokens)
+        if self.reach is Reach.CHUNK:
+            return ceil_div(min(self.window_tokens + in_flight_tokens, tokens), self.block_tokens)
         held = min(self.window_tokens - 1 + in_flight_tokens, tokens)
         return ceil_div(held, self.block_tokens) + 1
 
@@ -72,12 +89,14 @@ class CacheLayout:
     """The groups of a model's cache on one device, and the size of a block.
 
     Attributes:
-        groups: each a number of equal layers that share a block table.
+        groups: each a number of layers that share a block table.
         block_bytes: bytes of one block of the pool.
+        by_length: whether vLLM reports tokens by the longest request (since 0.21).
     """
 
     groups: tuple[Layers, ...]
     block_bytes: int
+    by_length: bool = True
 
     def request_blocks(self, tokens: int, *, in_flight_tokens: int) -> int:
         """Blocks of the pool that a request of `tokens` tokens takes, over all groups."""
@@ -88,6 +107,19 @@ class CacheLayout:
     def blocks(self, cache_bytes: int) -> int:
         """Blocks in a pool of `cache_bytes`; vLLM keeps one of them empty."""
         return max(cache_bytes, 0) // self.block_bytes
+
+    def reported_tokens(self, blocks: int, tokens: int, request_blocks: int) -> int:
+        """The `kv_cache_size_tokens` of vLLM, with its order of operations in floating point.
+
+        Args:
+            blocks: in the pool.
+            tokens: of the longest request.
+            request_blocks: blocks that such a request takes.
+        """
+        if self.by_length:
+            return int(blocks / request_blocks * tokens)
+        counted = [group for group in self.groups if group.reach is not Reach.FIXED]
+        return blocks // len(self.groups) * min(group.block_tokens for group in counted)
 
     def longest_tokens(self, cache_bytes: int, *, at_most: int, in_flight_tokens: int) -> int:
         """Longest request, up to `at_most` tokens, that vLLM admits; 0 when not one token is."""
@@ -102,59 +134,145 @@ class CacheLayout:
         return low
 
 
-def kv_heads_per_device(shape: ModelShape, accelerator: Accelerator) -> int:
+def kv_heads_per_device(kv_heads: int, accelerator: Accelerator) -> int:
     """KV heads on each device; copied when there are fewer heads than devices."""
-    return max(1, shape.kv_heads // accelerator.count)
+    return max(1, kv_heads // accelerator.count)
 
 
 def cache_layout(
-    shape: ModelShape, accelerator: Accelerator, cache_format: CacheFormat
+    shape: ModelShape,
+    accelerator: Accelerator,
+    cache_format: CacheFormat,
+    version: EngineVersion = LATEST,
 ) -> CacheLayout:
-    """How vLLM lays the cache of one device out."""
-    kv_heads = kv_heads_per_device(shape, accelerator)
+    """How vLLM lays the cache of one device out: of the stage with the most layers, if many."""
+    kinds = [
+        replace(kind, layers=ceil_div(kind.layers, accelerator.stages)) for kind in shape.kinds
+    ]
+    found = _merged(_layers(kind, shape, accelerator, cache_format, version) for kind in kinds)
+    if cache_format.tiled:
+        return _tiled(shape, accelerator, found)
+    if all(layer.reach is Reach.ALL for layer in found):
+        # One block table serves layers whose pages differ (`UniformTypeKVCacheSpecs`).
+        block_bytes = sum(layer.count * layer.page_bytes for layer in found)
+        return CacheLayout((found[0],), block_bytes, version.counts_by_length)
+    groups, block_bytes = _equal_pages(_unified(_aligned(found, latent=_has_latent(kinds))))
+    return CacheLayout(groups, block_bytes, version.counts_by_length)
+
+
+def _merged(found: Iterable[Layers]) -> list[Layers]:
+    """Layers that differ in nothing but their number, together."""
+    counts: Counter[Layers] = Counter()
+    for layer in found:
+        alike = replace(layer, count=0, window_tokens=_seen_window(layer))
+        counts[alike] += layer.count
+    return [replace(layer, count=count) for layer, count in counts.items()]
+
+
+def _seen_window(layer: Layers) -> int:
+    return 0 if layer.reach is Reach.ALL else layer.window_tokens
+
+
+def _has_latent(kinds: Sequence[LayerKind]) -> bool:
+    return any(kind.kind == "latent" for kind in kinds)
+
+
+def _layers(
+    kind: LayerKind,
+    shape: ModelShape,
+    accelerator: Accelerator,
+    cache_format: CacheFormat,
+    version: EngineVersion,
+) -> Layers:
+    """Layers of one kind before their pages are made equal."""
     block_tokens = cache_format.block_tokens(on_cpu=accelerator.is_cpu)
-    page_bytes = block_tokens * kv_heads * cache_format.token_bytes(shape)
-    full = Layers(
-        reach=Reach.ALL,
-        count=shape.full_layers,
-        page_bytes=page_bytes,
+    if kind.kind == "state":
+        return Layers(
+            reach=Reach.FIXED,
+            count=kind.layers,
+            page_bytes=ceil_div(kind.state_bytes, accelerator.count),
+            block_tokens=block_tokens,
+            fixed_blocks=version.state_blocks,
+        )
+    heads = kv_heads_per_device(kind.kv_heads, accelerator)
+    token_bytes = kind.token_bytes or heads * cache_format.kind_bytes(shape, kind)
+    return Layers(
+        reach=_reach(kind, version),
+        count=kind.layers,
+        page_bytes=block_tokens * token_bytes,
         block_tokens=block_tokens,
+        window_tokens=kind.window_tokens,
     )
-    sliding = replace(
-        full,
-        reach=Reach.WINDOW,
-        count=shape.sliding_layers,
-        window_tokens=shape.sliding_window_tokens,
-    )
-    if not cache_format.tiled:
-        return _equal_pages([kind for kind in (full, sliding) if kind.count])
-    raw_bytes = tail_bytes(
-        kv_heads=kv_heads, head_dim=shape.head_dim, element_bytes=shape.dtype_bytes
-    )
-    tails = replace(full, reach=Reach.OPEN_TILE, page_bytes=raw_bytes)
-    return _packed(full, tails, replace(sliding, page_bytes=raw_bytes))
 
 
-def _packed(tiles: Layers, *states: Layers) -> CacheLayout:
+def _reach(kind: LayerKind, version: EngineVersion) -> Reach:
+    if kind.kind == "window":
+        return Reach.WINDOW
+    return Reach.CHUNK if kind.kind == "chunk" and version.keeps_chunks else Reach.ALL
+
+
+def _tiled(shape: ModelShape, accelerator: Accelerator, found: Sequence[Layers]) -> CacheLayout:
     """Tiles in one group; tails and windows in as many as keep them within the tiles' block.
 
     A window's page holds 128 tokens in the model's precision, as a tail's does.
     """
-    block_bytes = max(tiles.count * tiles.page_bytes, *(kind.page_bytes for kind in states))
+    (tiles,) = (layer for layer in found if layer.reach is Reach.ALL)
+    raw_bytes = tail_bytes(
+        kv_heads=kv_heads_per_device(shape.kv_heads, accelerator),
+        head_dim=shape.head_dim,
+        element_bytes=shape.dtype_bytes,
+    )
+    tails = replace(tiles, reach=Reach.FIXED, page_bytes=raw_bytes)
+    windows = [replace(layer, page_bytes=raw_bytes) for layer in found if layer is not tiles]
+    block_bytes = max(tiles.count * tiles.page_bytes, raw_bytes)
     groups = [tiles]
-    for kind in states:
-        parts = ceil_div(kind.count, block_bytes // kind.page_bytes)
-        groups += [replace(kind, count=ceil_div(kind.count, parts))] * parts if parts else []
+    for state in (tails, *windows):
+        parts = ceil_div(state.count, block_bytes // state.page_bytes)
+        groups += [replace(state, count=ceil_div(state.count, parts))] * parts
     return CacheLayout(tuple(groups), block_bytes)
 
 
-def _equal_pages(kinds: Sequence[Layers]) -> CacheLayout:
-    """Layers of one page size, split by reach into groups of equal length."""
+def _aligned(found: list[Layers], *, latent: bool) -> list[Layers]:
+    """Attention's blocks made long enough for their pages to hold a recurrent state."""
+    state = max((layer.page_bytes for layer in found if layer.reach is Reach.FIXED), default=0)
+    attention = [layer for layer in found if layer.reach is not Reach.FIXED]
+    if not state or not attention:
+        return found
+    least = max(
+        attention[0].block_tokens, LATENT_ALIGNMENT_TOKENS if latent else STATE_ALIGNMENT_TOKENS
+    )
+    token_bytes = max(layer.page_bytes // layer.block_tokens for layer in attention)
+    block_tokens = least * ceil_div(state, least * token_bytes)
+    return [
+        layer if layer.reach is Reach.FIXED else _with_block(layer, block_tokens) for layer in found
+    ]
+
+
+def _with_block(layer: Layers, block_tokens: int) -> Layers:
+    page_bytes = layer.page_bytes // layer.block_tokens * block_tokens
+    return replace(layer, block_tokens=block_tokens, page_bytes=page_bytes)
+
+
+def _unified(found: list[Layers]) -> list[Layers]:
+    """Pages of one size: smaller ones take more tokens, or are filled up."""
+    largest = max(layer.page_bytes for layer in found)
+    return [_widened(layer, largest) for layer in found]
+
+
+def _widened(layer: Layers, page_bytes: int) -> Layers:
+    times, rest = divmod(page_bytes, layer.page_bytes)
+    if layer.reach is Reach.FIXED or rest:
+        return replace(layer, page_bytes=page_bytes)
+    return replace(layer, page_bytes=page_bytes, block_tokens=times * layer.block_tokens)
+
+
+def _equal_pages(kinds: Sequence[Layers]) -> tuple[tuple[Layers, ...], int]:
+    """Layers of one page size, split by kind into groups of equal length, and a block's bytes."""
     length = _group_length([kind.count for kind in kinds])
     groups = [
         replace(kind, count=length) for kind in kinds for _ in range(ceil_div(kind.count, length))
     ]
-    return CacheLayout(tuple(groups), length * kinds[0].page_bytes)
+    return tuple(groups), length * kinds[0].page_bytes
 
 
 def _group_length(counts: Sequence[int]) -> int:

@@ -37,6 +37,19 @@ class ConfigView:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
 
+    def __contains__(self, key: str) -> bool:
+        return self._config.get(key) is not None
+
+    def count(self, *keys: str) -> int:
+        """The first of `keys` that the config has, where 0 and absence say «none».
+
+        Raises:
+            ShapeError: the value is no integer, or negative.
+        """
+        present = (key for key in keys if key in self and self._config[key] != 0)
+        key = next(present, None)
+        return 0 if key is None else self.integer(key)
+
     def integer(self, *keys: str, default: int | None = None) -> int:
         """The first of `keys` that the config has.
 

@@ -72,8 +72,10 @@ class Draft:
 
     @property
     def cache_tokens(self) -> int:
-        """The `kv_cache_size_tokens` of vLLM, with its order of operations in floating point."""
-        return int(self.cache_blocks / self.request_blocks * self.max_model_tokens)
+        """The `kv_cache_size_tokens` that vLLM will report."""
+        return self.layout.reported_tokens(
+            self.cache_blocks, self.max_model_tokens, self.request_blocks
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ def attempt(problem: Problem, cache_format: CacheFormat) -> Draft | Misfit:
     """The widest batch limits with which `cache_format` holds a request of the needed length."""
     if refusal := cache_format.refusal(problem.shape, problem.accelerator.is_cpu):
         return Misfit(UNSUPPORTED, refusal)
-    layout = cache_layout(problem.shape, problem.accelerator, cache_format)
+    layout = cache_layout(problem.shape, problem.accelerator, cache_format, problem.version)
     for batch in problem.batches():
         narrowed = _narrowed(problem, layout, batch)
         room = _room(problem, layout, narrowed)
@@ -108,7 +110,7 @@ def fits(problem: Problem, cache_format: CacheFormat) -> bool:
     """Whether `attempt` gives a draft, found out without making one."""
     if cache_format.refusal(problem.shape, problem.accelerator.is_cpu):
         return False
-    layout = cache_layout(problem.shape, problem.accelerator, cache_format)
+    layout = cache_layout(problem.shape, problem.accelerator, cache_format, problem.version)
     *_, smallest = problem.batches()
     if not problem.limits.max_sequences:
         smallest = replace(smallest, max_sequences=1)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from kvarn.format.layout import FORMATS as TILE_FORMATS
 from kvarn.format.layout import HEAD_DIMS, TILE_TOKENS, TileLayout
+from kvarn.planner.layer_kind import LayerKind
 from kvarn.planner.shape import ModelShape
 
 GPU_BLOCK_TOKENS = 16
@@ -19,16 +20,20 @@ class CacheFormat:
     Attributes:
         name: as in the resource's `cache.format`.
         kv_cache_dtype: vLLM's `--kv-cache-dtype`.
-        token_bytes: (shape) -> bytes of one token for one KV head of one layer.
+        kind_bytes: (shape, kind) -> bytes of one token for one KV head of one such layer.
         refusal: (shape, on_cpu) -> why this format cannot serve the model, empty if it can.
         tiled: whether blocks are tiles, and each sequence's open tile lies in tail pages.
     """
 
     name: str
     kv_cache_dtype: str
-    token_bytes: Callable[[ModelShape], int]
+    kind_bytes: Callable[[ModelShape, LayerKind], int]
     refusal: Callable[[ModelShape, bool], str]
     tiled: bool
+
+    def token_bytes(self, shape: ModelShape) -> int:
+        """Bytes of one token for one KV head of one of the model's usual layers."""
+        return self.kind_bytes(shape, shape.kinds[0])
 
     def block_tokens(self, *, on_cpu: bool) -> int:
         """Tokens in one block."""
@@ -41,7 +46,7 @@ def _plain(name: str, kv_cache_dtype: str, element_bytes: int | None) -> CacheFo
     return CacheFormat(
         name=name,
         kv_cache_dtype=kv_cache_dtype,
-        token_bytes=lambda shape: 2 * shape.head_dim * (element_bytes or shape.dtype_bytes),
+        kind_bytes=lambda shape, kind: kind.token_numbers * (element_bytes or shape.dtype_bytes),
         refusal=_refuse_fp8 if element_bytes == 1 else lambda _shape, _on_cpu: "",
         tiled=False,
     )
@@ -51,7 +56,9 @@ def _tiled(name: str) -> CacheFormat:
     return CacheFormat(
         name=name,
         kv_cache_dtype=name,
-        token_bytes=lambda shape: TileLayout(TILE_FORMATS[name], shape.head_dim).bytes_per_token,
+        kind_bytes=lambda _shape, kind: (
+            TileLayout(TILE_FORMATS[name], kind.head_dim).bytes_per_token
+        ),
         refusal=_refuse_tiles,
         tiled=True,
     )
@@ -62,14 +69,38 @@ def _refuse_fp8(_shape: ModelShape, on_cpu: bool) -> str:
 
 
 def _refuse_tiles(shape: ModelShape, _on_cpu: bool) -> str:
-    if shape.head_dim not in HEAD_DIMS:
-        return f"no tile for head dimension {shape.head_dim}"
-    if not shape.full_layers:
-        return "every layer has a sliding window"
-    if shape.attention_traits:
-        return f"attention with {' and '.join(shape.attention_traits)}"
-    return ""
+    for kind in shape.kinds:
+        if kind.kind in _UNTILED:
+            return _UNTILED[kind.kind]
+    return next((words for words, fails in _UNFIT if fails(shape)), "") or _traits(shape)
 
+
+def _traits(shape: ModelShape) -> str:
+    traits = " and ".join(shape.attention_traits)
+    return f"attention with {traits}" if traits else ""
+
+
+_UNFIT: tuple[tuple[str, Callable[[ModelShape], bool]], ...] = (
+    (
+        "every layer has a sliding window",
+        lambda shape: not any(kind.kind == "full" for kind in shape.kinds),
+    ),
+    (
+        "layers whose heads differ",
+        lambda shape: len({(kind.kv_heads, kind.head_dim) for kind in shape.kinds}) > 1,
+    ),
+    (
+        "keys and values of different widths",
+        lambda shape: any(kind.value_dim for kind in shape.kinds),
+    ),
+    ("no tile for the head dimension", lambda shape: shape.head_dim not in HEAD_DIMS),
+)
+_UNTILED = {
+    "latent": "latent attention",
+    "index": "sparse attention",
+    "state": "recurrent layers",
+    "chunk": "attention in chunks",
+}
 
 FORMATS: dict[str, CacheFormat] = {
     cache_format.name: cache_format

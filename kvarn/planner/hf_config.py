@@ -4,17 +4,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kvarn.planner import layers
+from kvarn.planner.attention import Heads, heads, kinds
 from kvarn.planner.config_file import ConfigView, load_config
 from kvarn.planner.errors import ShapeError
-from kvarn.planner.families import FAMILIES, Family
-from kvarn.planner.parameters import Widths, count_parameters, experts
-from kvarn.planner.quantization import weight_format
+from kvarn.planner.families import FAMILIES, PLAIN, Family
+from kvarn.planner.feedforward import active_width, chosen_experts, experts
+from kvarn.planner.layer_kind import LayerKind
+from kvarn.planner.quantization import PLAIN_BITS, WeightFormat, method, weight_format
 from kvarn.planner.safetensors import folder_weight_bytes
 from kvarn.planner.shape import DTYPE_BYTES, ModelShape
+from kvarn.planner.towers import TOWERS, encoder_bytes
+from kvarn.planner.weights import Description, Weights, computed_weights
 
 POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 PRESCALED_ROPES = ("su", "longrope", "llama3", "yarn", "default", "")
 """RoPE variants with the factor in `max_position_embeddings` already (`vllm/config/model.py`)."""
+WRAPPED = ("text_config", "language_config", "llm_config", "thinker_config")
+"""Where a model of several parts keeps the language model's config."""
+INHERITED = ("dtype", "torch_dtype", "quantization_config", "compression_config")
+"""Keys of the whole that hold for the language model in it."""
 
 
 def read_shape(source: str | Path | Mapping[str, Any]) -> ModelShape:
@@ -29,14 +38,18 @@ def read_shape(source: str | Path | Mapping[str, Any]) -> ModelShape:
         return shape_from_config(source)
     path = Path(source)
     if not path.is_dir():
-        return shape_from_config(load_config(path))
-    config = _folder_config(path)
-    return shape_from_config(
-        config, weight_bytes=folder_weight_bytes(path, computing_dtype(config))
-    )
+        return shape_from_config(load_config(path), name=_model_name(path))
+    config = folder_config(path)
+    measured = folder_weight_bytes(path, computing_dtype(config))
+    return shape_from_config(config, name=path.name, weight_bytes=measured)
 
 
-def _folder_config(folder: Path) -> dict[str, Any]:
+def _model_name(path: Path) -> str:
+    """The model's name: its folder's, or its file's where a file stands for a model."""
+    return path.parent.name if path.name == "config.json" else path.stem
+
+
+def folder_config(folder: Path) -> dict[str, Any]:
     """The folder's config, with the quantisation that NVIDIA's tools keep in a file of its own."""
     config = load_config(folder / "config.json")
     apart = folder / "hf_quant_config.json"
@@ -45,102 +58,156 @@ def _folder_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def shape_from_config(config: Mapping[str, Any], *, weight_bytes: int | None = None) -> ModelShape:
-    """The shape that `config` describes, with `weight_bytes` if they are known.
+def shape_from_config(
+    config: Mapping[str, Any], *, name: str = "", weight_bytes: int | None = None
+) -> ModelShape:
+    """The shape that `config` describes.
+
+    Args:
+        config: the object in a `config.json`.
+        name: the model's, if known: see `weight_format`.
+        weight_bytes: bytes of its weights, if they were measured.
 
     Raises:
         ShapeError: see `read_shape`.
     """
-    family = _family(config)
-    view = ConfigView(config)
-    dtype = computing_dtype(config)
-    widths = _widths(view)
-    tied = view.flag("tie_word_embeddings", default=family.tied)
-    layers = view.integer("num_hidden_layers")
-    stored = _format_name(config)
+    text, family = _language_model(config)
+    view = ConfigView(text)
+    _refuse(text)
+    mixers = layers.mixers(view, family, latent=_is_latent(view, family))
+    widths = heads(view)
+    pooling = "embedding" in name.lower()
+    tied = pooling or _tied(config, view, family)
+    dtype = computing_dtype({**config, **text})
+    model = Description(
+        config=config,
+        text=text,
+        family=family,
+        mixers=mixers,
+        tied=tied,
+        dtype_bytes=DTYPE_BYTES[dtype],
+    )
+    weights = _weights(model, name, weight_bytes)
     return ModelShape(
-        architecture=str(next(iter(view.sequence("architectures")), view.word("model_type"))),
-        layers=layers,
-        attention_heads=widths.heads,
-        kv_heads=widths.kv_heads,
-        head_dim=widths.head_dim,
-        hidden_size=widths.hidden,
-        intermediate_size=widths.intermediate * view.integer("num_experts_per_tok", default=1),
-        vocab_size=view.integer("vocab_size"),
-        weight_bytes=weight_bytes or _computed_bytes(config, family, widths, tied=tied),
+        architecture=_architecture(config, view),
+        layers=len(mixers),
+        attention_heads=widths.queries,
+        kv_heads=widths.keys,
+        head_dim=widths.key_dim,
+        hidden_size=view.integer("hidden_size", "n_embd"),
+        intermediate_size=active_width(view),
+        vocab_size=view.integer("vocab_size", "padded_vocab_size"),
+        weight_bytes=weights.total_bytes,
         dtype=dtype,
         max_position_tokens=_position_tokens(view),
         tied_embeddings=tied,
-        quantization=stored,
-        **_sliding(view, family, layers),
+        quantization=weights.quantization,
         attention_traits=family.traits,
+        expert_bytes=weights.expert_bytes,
+        experts=experts(view),
+        experts_per_token=chosen_experts(view) if experts(view) else 0,
+        multimodal=any(config.get(key) for key in TOWERS),
+        encoder_bytes=encoder_bytes(config),
+        pooling=pooling,
+        **_cached(kinds(view, mixers), len(mixers), widths),
     )
 
 
-def _family(config: Mapping[str, Any]) -> Family:
-    kind = str(config.get("model_type", ""))
-    if not kind:
+def _language_model(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], Family]:
+    """The part of a config that describes the language model, and its family."""
+    inner = ConfigView(config).mapping(*WRAPPED)
+    if not inner:
+        return config, FAMILIES.get(_model_type(config), PLAIN)
+    kind = str(inner.get("model_type") or config.get("model_type") or "")
+    family = FAMILIES.get(kind, PLAIN)
+    outer = {key: config[key] for key in INHERITED if config.get(key) is not None}
+    present = {key: value for key, value in inner.items() if value is not None}
+    return {**family.defaults, **outer, **present, "model_type": kind}, family
+
+
+def _model_type(config: Mapping[str, Any]) -> str:
+    kind = str(config.get("model_type") or "")
+    if not kind and not config.get("architectures"):
         raise ShapeError(
             "InvalidConfig", "The model's config lacks model_type; give the whole config.json."
         )
-    if family := FAMILIES.get(kind):
-        return family
-    reason, what = next(
-        (why for key, why in _UNPLANNED.items() if config.get(key)),
-        ("UnknownArchitecture", "is a kind of model that nobody has described"),
-    )
-    raise ShapeError(
-        reason,
-        f"{kind} {what}, and is not planned for; use a model of type {', '.join(FAMILIES)}, or"
-        " state the shape by hand if all its layers are alike.",
-    )
+    return kind
+
+
+def _refuse(text: Mapping[str, Any]) -> None:
+    """Say which models are not planned for, and why.
+
+    Raises:
+        ShapeError: it is one of them.
+    """
+    kind = str(text.get("model_type") or "")
+    for key, (reason, what) in _UNPLANNED.items():
+        if text.get(key):
+            raise ShapeError(reason, f"{kind} {what}; use another model, or another sizer for it.")
+    if text.get("auto_map") and kind not in FAMILIES and "num_attention_heads" not in text:
+        raise ShapeError(
+            "RemoteCode",
+            f"{kind} brings code of its own, and its config does not say what it computes; state"
+            " the shape by hand, or use a model that vLLM has built in.",
+        )
 
 
 _UNPLANNED = {
-    "vision_config": ("Multimodal", "has a vision tower"),
-    "audio_config": ("Multimodal", "has an audio tower"),
-    "text_config": ("Multimodal", "wraps a text model"),
-    "qk_rope_head_dim": ("LatentAttention", "uses latent attention"),
-    "mamba_num_heads": ("StateSpaceLayers", "has state-space layers"),
-    "state_size": ("StateSpaceLayers", "has state-space layers"),
-    "linear_num_value_heads": ("LinearAttention", "has linear attention"),
-    "block_configs": ("UnequalLayers", "has layers of unequal shape"),
-    "auto_map": ("RemoteCode", "brings code of its own"),
+    "compress_ratios": ("CompressedAttention", "compresses its cache along the context"),
+    "cross_attention_layers": ("CrossAttention", "attends to an encoder, which vLLM does not run"),
 }
-"""Keys that tell, in this order, why the weights and the cache are not counted here."""
+"""Keys that tell why a cache is not counted."""
+
+
+def _is_latent(view: ConfigView, family: Family) -> bool:
+    return "kv_lora_rank" in view and not family.plain_latent
+
+
+def _tied(config: Mapping[str, Any], view: ConfigView, family: Family) -> bool:
+    outer = ConfigView(config).flag("tie_word_embeddings", default=family.tied)
+    return view.flag("tie_word_embeddings", default=outer)
+
+
+def _architecture(config: Mapping[str, Any], view: ConfigView) -> str:
+    named = ConfigView(config).sequence("architectures")
+    return str(next(iter(named), view.word("model_type")))
+
+
+def _weights(model: Description, name: str, measured: int | None) -> Weights:
+    """The weights, computed, and scaled to what was measured if anything was."""
+    config = {**model.config, **model.text}
+    try:
+        stored = weight_format(config, name=name)
+    except ShapeError:
+        if measured is None:
+            raise
+        stored = WeightFormat(method(config), PLAIN_BITS)
+    found = computed_weights(model, stored)
+    return found if measured is None else found.measured(measured)
+
+
+def _cached(found: tuple[LayerKind, ...], count: int, widths: Heads) -> dict[str, Any]:
+    """Fields of a shape that say what its layers keep, in the plainest words that do."""
+    usual = (widths.keys, widths.key_dim, 0)
+    plain = all(
+        kind.kind in ("full", "window") and (kind.kv_heads, kind.head_dim, kind.value_dim) == usual
+        for kind in found
+    )
+    if not plain or sum(kind.layers for kind in found) < count:
+        return {"layer_kinds": found}
+    windows = [kind for kind in found if kind.kind == "window"]
+    return {
+        "sliding_window_tokens": sum(kind.window_tokens for kind in windows),
+        "sliding_layers": sum(kind.layers for kind in windows),
+    }
 
 
 def computing_dtype(config: Mapping[str, Any]) -> str:
     """What vLLM computes in: the config's type, float32 lowered (`_resolve_auto_dtype`)."""
-    dtype = ConfigView(config).word("dtype", "torch_dtype").removeprefix("torch.")
+    inner = ConfigView(ConfigView(config).mapping(*WRAPPED))
+    dtype = ConfigView(config).word("dtype", "torch_dtype") or inner.word("dtype", "torch_dtype")
+    dtype = dtype.removeprefix("torch.")
     return dtype if dtype in DTYPE_BYTES and dtype != "float32" else "bfloat16"
-
-
-def _widths(view: ConfigView) -> Widths:
-    hidden, heads = view.integer("hidden_size"), view.integer("num_attention_heads")
-    count = experts(view)
-    inner = ("moe_intermediate_size", "intermediate_size") if count else ("intermediate_size",)
-    return Widths(
-        hidden=hidden,
-        heads=heads,
-        kv_heads=view.integer("num_key_value_heads", default=heads),
-        head_dim=view.integer("head_dim", default=hidden // heads),
-        intermediate=view.integer(*inner),
-        experts=count,
-    )
-
-
-def _computed_bytes(
-    config: Mapping[str, Any], family: Family, widths: Widths, *, tied: bool
-) -> int:
-    dtype_bytes = DTYPE_BYTES[computing_dtype(config)]
-    parameters = count_parameters(ConfigView(config), family, widths, tied=tied)
-    stored = weight_format(config, dtype_bytes)
-    return round(parameters.matrices * stored.bits / 8) + parameters.others * dtype_bytes
-
-
-def _format_name(config: Mapping[str, Any]) -> str:
-    return ConfigView(ConfigView(config).mapping("quantization_config")).word("quant_method")
 
 
 def _position_tokens(view: ConfigView) -> int:
@@ -149,18 +216,3 @@ def _position_tokens(view: ConfigView) -> int:
     if rope.word("rope_type", "type") in PRESCALED_ROPES:
         return tokens
     return int(tokens * rope.number("factor", default=1.0))
-
-
-def _sliding(view: ConfigView, family: Family, layers: int) -> dict[str, int]:
-    """The window and how many layers it applies to, as vLLM's models read it."""
-    window = view.integer("sliding_window", default=0)
-    if not window or not view.flag("use_sliding_window", default=not family.window_opt_in):
-        return {}
-    if kinds := view.sequence("layer_types"):
-        count = sum(kind == "sliding_attention" for kind in kinds)
-    elif view.integer("max_window_layers", default=layers) < layers:
-        count = layers - view.integer("max_window_layers")
-    else:
-        every = view.integer("sliding_window_pattern", default=family.sliding_every)
-        count = layers if every == 1 else layers - layers // every
-    return {"sliding_window_tokens": window, "sliding_layers": count} if count else {}

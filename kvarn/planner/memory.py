@@ -30,10 +30,11 @@ class AccountLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """The batch limits, which decide the activation peak."""
+    """The batch limits, which decide the activation peak, and whether graphs are captured."""
 
     max_sequences: int
     max_batched_tokens: int
+    graphs: bool = True
 
 
 def overhead(
@@ -59,7 +60,7 @@ def overhead(
 
 def weight_bytes(shape: ModelShape, accelerator: Accelerator) -> int:
     """Weights of one device."""
-    return -(-shape.weight_bytes // accelerator.count)
+    return -(-shape.weight_bytes // accelerator.devices)
 
 
 def activation_bytes(
@@ -68,37 +69,54 @@ def activation_bytes(
     """Peak of PyTorch's allocations in vLLM's profile run, beyond the weights.
 
     The run computes one step of `max_batched_tokens`: at its peak a layer holds the MLP's gate
-    and up projections, their product, and four copies of the hidden states. Then it samples for
-    `max_sequences` at once while the hidden states are still there. The larger part counts.
+    and up projections, their product, the output of each expert that a token visits, and four
+    copies of the hidden states. Then it samples for `max_sequences` at once while the hidden states
+    are still there. The larger part counts. What an encoder made lies beside both.
     """
     tokens, width = batch.max_batched_tokens, shape.dtype_bytes
     hidden = tokens * shape.hidden_size * width
     mlp = tokens * 3 * shape.intermediate_size * width // accelerator.count
-    sampled = min(batch.max_sequences, tokens)
+    layer = mlp + (4 + shape.experts_per_token) * hidden
+    sampled = 0 if shape.pooling else min(batch.max_sequences, tokens)
     crowded = sampled > CROWDED_SEQUENCES
     each = version.crowded_sampler_bytes if crowded else version.sampler_bytes
     sampler = round(sampled * shape.vocab_size * each)
-    return max(mlp + 4 * hidden, hidden + sampler) + ALLOCATOR_BYTES
+    encoded = hidden if shape.multimodal else 0
+    encoder = shape.encoder_bytes if version.profiles_encoders else 0
+    return max(layer, hidden + sampler) + encoded + encoder + ALLOCATOR_BYTES
 
 
 def non_torch_bytes(accelerator: Accelerator, version: EngineVersion) -> int:
     """What CUDA and NCCL take of one device outside PyTorch's allocator."""
     if accelerator.count == 1:
         return version.non_torch_bytes
-    fabric = accelerator.bandwidth_bytes >= FABRIC_BANDWIDTH_BYTES
-    return version.fabric_bytes if fabric else version.parallel_bytes
+    return version.fabric_bytes if has_fabric(accelerator) else version.parallel_bytes
+
+
+def has_fabric(accelerator: Accelerator) -> bool:
+    """Whether the devices all-reduce over NVLink with workspaces of its own."""
+    return accelerator.bandwidth_bytes >= FABRIC_BANDWIDTH_BYTES
 
 
 def graph_bytes(shape: ModelShape, batch: Batch, version: EngineVersion) -> int:
     """What vLLM reserves for CUDA graphs before it captures them.
 
-    It captures batches of up to twice `max_sequences`, 512 at most; what they keep grows with
-    the number of layers and with the largest batch.
+    What they keep grows with the number of layers, and with the batches captured together.
     """
-    if not version.reserves_graphs:
+    if not (version.reserves_graphs and batch.graphs):
         return 0
-    largest = min(2 * batch.max_sequences, GRAPH_TOKENS)
-    return shape.layers * (GRAPH_LAYER_BYTES + largest * GRAPH_LAYER_TOKEN_BYTES)
+    captured = sum(captured_batches(batch.max_sequences))
+    return shape.layers * (GRAPH_LAYER_BYTES + captured * GRAPH_LAYER_TOKEN_BYTES)
+
+
+def captured_batches(max_sequences: int) -> list[int]:
+    """The batches that vLLM captures: up to twice `max_sequences`, 512 at most.
+
+    Source: `VllmConfig._set_cudagraph_sizes`.
+    """
+    largest = min(2 * max_sequences, GRAPH_TOKENS)
+    sizes = (1, 2, 4, *range(8, 256, 8), *range(256, GRAPH_TOKENS + 1, 16))
+    return [size for size in sizes if size <= largest]
 
 
 ALLOCATOR_BYTES = 32 * MIB
@@ -111,7 +129,7 @@ FABRIC_BANDWIDTH_BYTES = 3 * 10**12
 
 GRAPH_TOKENS = 512
 GRAPH_LAYER_BYTES = 1 * MIB
-GRAPH_LAYER_TOKEN_BYTES = 48 << 10
+GRAPH_LAYER_TOKEN_BYTES = 2300
 
 CPU_RUNTIME_BYTES = 1024 * MIB
 """Resident size of a serving process without weights and cache, with room for compiled code."""

@@ -1,72 +1,147 @@
-"""Counting a model's weights from its config."""
+"""Counting a model's weights from its config, by the part of the model that they belong to."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
+from kvarn.planner import layers
+from kvarn.planner.attention import heads, mamba_groups, mamba_width, recurrence
 from kvarn.planner.config_file import ConfigView
-from kvarn.planner.families import EXPERT_KEYS, Family
+from kvarn.planner.families import Family
+from kvarn.planner.feedforward import Feedforward, feedforwards
+
+ATTENTION, MLP, EXPERTS, SHARED, HEAD = "attention", "mlp", "experts", "shared", "head"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Parameters:
     """Numbers of weights.
 
     Attributes:
-        matrices: in the layers' matrices, which quantisation shrinks.
-        others: in embeddings, output head, norms, biases and routers.
+        matrices: in the layers' matrices, which quantisation shrinks, by part: `attention`, which
+            counts recurrent mixers too, `mlp`, `experts`, `shared` and `head`, the output layer.
+        others: in embeddings, norms, biases and routers.
+        absorbed: copies of matrices that vLLM makes when it loads latent attention.
+        expert_width: width of one expert, which some kernels fill up.
     """
 
-    matrices: int
-    others: int
+    matrices: Counter[str] = field(default_factory=Counter)
+    others: int = 0
+    absorbed: int = 0
+    expert_width: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Widths:
-    """The sizes that all matrices are made of."""
+def count_parameters(
+    view: ConfigView, family: Family, mixers: tuple[str, ...], *, tied: bool
+) -> Parameters:
+    """All weights of the language model."""
+    hidden = view.integer("hidden_size", "n_embd")
+    vocabulary = view.integer("vocab_size", "padded_vocab_size")
+    final_norm = hidden * (2 if family.norm_bias else 1)
+    head_bias = vocabulary if family.norm_bias and family.out_bias and not tied else 0
+    found = Parameters(others=vocabulary * hidden + final_norm + head_bias)
+    found.matrices[HEAD] = 0 if tied else vocabulary * hidden
+    for mixer, count in Counter(mixers).items():
+        _add_mixer(found, view, family, mixer, count)
+    for feedforward in feedforwards(view, len(mixers)):
+        _add_feedforward(found, hidden, family, feedforward)
+    found.others += len(mixers) * family.norms * hidden * (2 if family.norm_bias else 1)
+    return found
 
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    experts: int
 
-    @property
-    def attention(self) -> int:
-        """Numbers in the query, key, value and output matrices of a layer."""
-        return self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
+def _add_mixer(found: Parameters, view: ConfigView, family: Family, mixer: str, count: int) -> None:
+    hidden = view.integer("hidden_size", "n_embd")
+    if mixer == layers.NONE:
+        return
+    if mixer == layers.LATENT or family.plain_latent:
+        matrices, absorbed = _latent(view, hidden)
+        found.matrices[ATTENTION] += count * matrices
+        found.absorbed += 0 if family.plain_latent else count * absorbed
+    elif mixer in layers.RECURRENT:
+        found.matrices[ATTENTION] += count * _recurrent(view, mixer, hidden)
+    else:
+        found.matrices[ATTENTION] += count * _attention(view, family, mixer, hidden)
+        found.others += count * _attention_biases(view, family, mixer, hidden)
 
 
-def count_parameters(view: ConfigView, family: Family, widths: Widths, *, tied: bool) -> Parameters:
-    """All weights of the model."""
-    layers = view.integer("num_hidden_layers")
-    vocabulary = view.integer("vocab_size") * widths.hidden
-    mlp = (3 if family.gated else 2) * widths.hidden * widths.intermediate * max(widths.experts, 1)
-    router = widths.hidden * widths.experts
-    small = _norms(family, widths) + _biases(view, family, widths) + router
-    final_norm = widths.hidden * (2 if family.norm_bias else 1)
-    head_bias = view.integer("vocab_size") if family.out_bias and not tied else 0
-    return Parameters(
-        matrices=layers * (widths.attention + mlp),
-        others=layers * small + final_norm + head_bias + vocabulary * (1 if tied else 2),
+def _attention(view: ConfigView, family: Family, mixer: str, hidden: int) -> int:
+    """Numbers in the query, key, value and output matrices of a layer."""
+    widths = heads(view, mixer)
+    queries = widths.queries * widths.key_dim
+    gate = queries if family.gated_attention else 0
+    equal = view.flag("attention_k_eq_v") and mixer == layers.FULL
+    values = 0 if equal else widths.keys * widths.value_dim
+    keys = widths.keys * widths.key_dim
+    return hidden * (queries + gate + keys + values + widths.queries * widths.value_dim)
+
+
+def _attention_biases(view: ConfigView, family: Family, mixer: str, hidden: int) -> int:
+    widths = heads(view, mixer)
+    count = widths.key_dim * 2 if family.qk_norm else 0
+    inner = _has_bias(view, "add_qkv_bias", default=family.qkv_bias)
+    outer = _has_bias(view, "add_bias_linear", default=family.out_bias)
+    if inner:
+        count += widths.queries * widths.key_dim + widths.keys * (widths.key_dim + widths.value_dim)
+    return count + (hidden if outer else 0)
+
+
+def _has_bias(view: ConfigView, key: str, *, default: bool) -> bool:
+    return view.flag(
+        "attention_bias", default=view.flag(key, default=view.flag("use_bias", default=default))
     )
 
 
-def experts(view: ConfigView) -> int:
-    """How many experts each layer has; 0 for a dense model."""
-    return max((view.integer(key, default=0) for key in EXPERT_KEYS), default=0)
+def _latent(view: ConfigView, hidden: int) -> tuple[int, int]:
+    """Numbers in the matrices of latent attention, and in those of them that vLLM copies."""
+    queries = view.integer("num_attention_heads")
+    nope, rope = view.integer("qk_nope_head_dim"), view.integer("qk_rope_head_dim")
+    values = view.integer("v_head_dim", default=nope)
+    rank = view.integer("kv_lora_rank")
+    compressed = view.count("q_lora_rank")
+    query = queries * (nope + rope)
+    down = hidden * compressed + compressed * query if compressed else hidden * query
+    up = rank * queries * (nope + values)
+    out = queries * values * hidden * (2 if view.flag("mla_use_output_gate") else 1)
+    return down + hidden * (rank + rope) + up + out + _index(view, hidden, compressed), up
 
 
-def _norms(family: Family, widths: Widths) -> int:
-    block = family.norms * widths.hidden * (2 if family.norm_bias else 1)
-    return block + (2 * widths.head_dim if family.qk_norm else 0)
+def _index(view: ConfigView, hidden: int, compressed: int) -> int:
+    """Numbers in the matrices by which sparse attention chooses tokens."""
+    if "index_topk" not in view:
+        return 0
+    count, width = view.integer("index_n_heads"), view.integer("index_head_dim")
+    return compressed * count * width + hidden * (width + count)
 
 
-def _biases(view: ConfigView, family: Family, widths: Widths) -> int:
-    count = 0
-    if view.flag("attention_bias", default=view.flag("use_bias", default=family.qkv_bias)):
-        count += (widths.heads + 2 * widths.kv_heads) * widths.head_dim
-    if view.flag("attention_bias", default=view.flag("use_bias", default=family.out_bias)):
-        count += widths.hidden
-    if view.flag("mlp_bias", default=view.flag("use_bias", default=family.mlp_bias)):
-        count += widths.intermediate * (2 if family.gated else 1) + widths.hidden
-    return count
+def _recurrent(view: ConfigView, mixer: str, hidden: int) -> int:
+    """Numbers in the matrices of a recurrent mixer, its convolution included."""
+    state = recurrence(view, mixer)
+    convolution = state.channels * state.taps
+    if mixer == layers.MAMBA:
+        inner = mamba_width(view)
+        inputs = 2 * inner + 2 * mamba_groups(view)
+        count = view.integer("mamba_num_heads", "mamba_n_heads")
+        return hidden * (inputs + count) + inner * hidden + convolution + inner
+    if mixer == layers.KIMI:
+        linear = ConfigView(view.mapping("linear_attn_config"))
+        width = linear.integer("num_heads") * linear.integer("head_dim")
+        low = linear.integer("head_dim") * (hidden + width)
+        gate = hidden * width if linear.flag("use_full_rank_gate") else low
+        return 4 * hidden * width + low + gate + hidden * linear.integer("num_heads") + convolution
+    count = view.integer("linear_num_value_heads")
+    values = count * view.integer("linear_value_head_dim")
+    return hidden * (state.channels + 2 * values + 2 * count) + convolution
+
+
+def _add_feedforward(found: Parameters, hidden: int, family: Family, part: Feedforward) -> None:
+    matrices = 3 if family.gated else 2
+    found.matrices[MLP] += part.layers * matrices * hidden * part.dense
+    found.matrices[SHARED] += part.layers * matrices * hidden * part.shared
+    inner = part.latent or hidden
+    found.matrices[EXPERTS] += part.layers * part.experts * matrices * inner * part.expert_width
+    found.matrices[SHARED] += part.layers * 2 * hidden * part.latent
+    found.others += part.layers * hidden * part.experts
+    found.expert_width = max(found.expert_width, part.expert_width)
+    if family.mlp_bias:
+        found.others += part.layers * (part.dense * (matrices - 1) + hidden)
+    if family.expert_bias:
+        found.others += part.layers * part.experts * (2 * part.expert_width + hidden + 1)

@@ -45,7 +45,7 @@ class Problem:
     def default_batched_tokens(self) -> int:
         """The default of vLLM for this device (`EngineArgs.get_batch_defaults`, API server)."""
         device = self.accelerator
-        if device.is_cpu or "A100" in device.product or device.memory_bytes < 70 * GIB:
+        if not device.is_large:
             return 2048
         return 16384 if device.memory_bytes >= 160 * GIB else 8192
 

@@ -1,13 +1,43 @@
-"""Quantised weights: bits per number, from a config's `quantization_config`."""
+"""Quantised weights: bits per number in each part of a model, from its config."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import fnmatch
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from kvarn.planner.config_file import ConfigView
 from kvarn.planner.errors import ShapeError
+from kvarn.planner.parameters import ATTENTION, EXPERTS, HEAD, MLP, SHARED
 
+PLAIN_BITS = 16
 SCALE_BITS = 16
+FP8_BITS = 8 + 32 / 128**2
+"""Codes, and a 32-bit scale for each block of 128 × 128."""
+NVFP4_BITS = 4 + 8 / 16
+"""Codes, and an 8-bit scale for 16 of them."""
+MXFP4_BITS = 4 + 8 / 32
+NF4_BITS = 4 + 8 / 64 + 32 / 64 / 256
+"""Codes, an 8-bit scale for 64 of them, and 32 bits for 256 scales."""
+MXFP4_MULTIPLE = 256
+"""The kernels' granularity in the width of an expert."""
+
+_MODULES = {
+    ATTENTION: ("self_attn.q_proj", "linear_attn.in_proj_qkv"),
+    MLP: ("mlp.gate_proj",),
+    EXPERTS: ("mlp.experts.0.gate_proj",),
+    SHARED: ("mlp.shared_experts.gate_proj",),
+}
+"""Modules of a layer that stand for each part of a model, as most configs name them."""
+_SPELLINGS = (
+    (
+        re.compile(r"^(backbone|model\.language_model|language_model\.model)\.layers"),
+        "model.layers",
+    ),
+    (re.compile(r"block_sparse_moe|feed_forward|mixer"), "mlp"),
+    (re.compile(r"shared_expert(?!s)"), "shared_experts"),
+)
+"""Other names of the same modules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,47 +47,90 @@ class WeightFormat:
     Attributes:
         name: vLLM's name of the method; empty for plain weights.
         bits: average bits per number, scales included.
+        parts: the same for parts that are stored otherwise.
     """
 
     name: str
     bits: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+    def bits_of(self, part: str) -> float:
+        """Bits per number in `part` of the model."""
+        return self.parts.get(part, self.bits)
 
 
-def weight_format(config: Mapping[str, Any], dtype_bytes: int) -> WeightFormat:
+def weight_format(config: Mapping[str, Any], *, name: str = "") -> WeightFormat:
     """How the layers' matrices are stored.
 
+    Args:
+        config: the model's.
+        name: the model's, whose ending tells of a quantisation that NVIDIA's tools keep in a file
+            of its own.
+
     Raises:
-        ShapeError: a method, or a mixture of formats, whose size only the files tell.
+        ShapeError: a method whose size only the files tell.
     """
     quantization = config.get("quantization_config") or config.get("compression_config")
     if not quantization:
-        return WeightFormat("", 8 * dtype_bytes)
+        quantization = _by_name(name)
+    if not quantization:
+        return WeightFormat("", PLAIN_BITS)
+    if not isinstance(quantization, dict):
+        raise _only_files(str(quantization), "its description is no object")
     view = ConfigView(quantization)
-    name = view.word("quant_method")
-    if kept := [layer for layer in _kept(view) if not _small(layer)]:
-        raise _only_files(name, f"{len(kept)} of its layers stay unquantised")
-    if name == "fp8":
-        return WeightFormat(name, 8)
-    if name in ("gptq", "awq"):
-        return WeightFormat(name, _grouped(view.integer("bits"), view.integer("group_size")))
-    if name == "compressed-tensors":
-        return WeightFormat(name, _compressed(view))
+    named = _method(view)
+    bits = _bits(view, named)
+    return WeightFormat(named, bits, _parts(view, bits, ConfigView(config)))
+
+
+def method(config: Mapping[str, Any]) -> str:
+    """The name of the weights' quantisation; empty for plain weights."""
+    return _method(ConfigView(ConfigView(config).mapping("quantization_config")))
+
+
+def _method(view: ConfigView) -> str:
+    return view.word("quant_method") or ("modelopt" if "quant_algo" in view else "")
+
+
+def _by_name(name: str) -> dict[str, Any]:
+    ending = re.search(r"-(FP8|NVFP4)$", name, re.IGNORECASE)
+    return {"quant_method": "modelopt", "quant_algo": ending[1].upper()} if ending else {}
+
+
+def _bits(view: ConfigView, method: str) -> float:
+    if method == "fp8":
+        return FP8_BITS
+    if method in ("gptq", "awq", "auto-round", "auto_round", "gptq_marlin", "awq_marlin"):
+        return _grouped(view.integer("bits", "w_bit"), view.count("group_size", "q_group_size"))
+    if method == "compressed-tensors":
+        return _compressed(view)
+    if method == "mxfp4":
+        return MXFP4_BITS
+    if method == "bitsandbytes":
+        return NF4_BITS if view.flag("load_in_4bit", default=view.flag("_load_in_4bit")) else 8
+    if method in ("modelopt", "modelopt_fp4", "modelopt_mixed"):
+        return _algorithm(view.word("quant_algo"))
+    raise _only_files(method, "its sizes are not computed")
+
+
+def _algorithm(name: str) -> float:
+    """Bits of one of NVIDIA's algorithms."""
+    if "NVFP4" in name:
+        return NVFP4_BITS
+    if name.startswith("MXFP4"):
+        return MXFP4_BITS
+    if name in ("FP8", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_PB_WO", "INT8_SQ", "MXFP8"):
+        return FP8_BITS
+    if name.startswith(("W4A16", "INT4")):
+        return _grouped(4, 128)
+    if name == "MIXED_PRECISION":
+        return PLAIN_BITS
     raise _only_files(name, "its sizes are not computed")
-
-
-def _kept(view: ConfigView) -> tuple[str, ...]:
-    names = (*view.sequence("ignore"), *view.sequence("modules_to_not_convert"))
-    return tuple(map(str, names))
-
-
-def _small(layer: str) -> bool:
-    """Whether a layer left in full precision is one that is counted so anyway, or tiny."""
-    return layer.endswith(("lm_head", "embed_tokens", "layernorm", "mlp.gate"))
 
 
 def _grouped(bits: int, group: int) -> float:
     """Codes, and for each group one scale and one zero point."""
-    return bits + (SCALE_BITS + bits) / group
+    return bits + (SCALE_BITS + bits) / group if group else float(bits)
 
 
 def _compressed(view: ConfigView) -> float:
@@ -66,13 +139,90 @@ def _compressed(view: ConfigView) -> float:
         for scheme in view.mapping("config_groups").values()
         if isinstance(scheme, dict) and isinstance(scheme.get("weights"), dict)
     ]
-    if len(schemes) != 1:
-        raise _only_files("compressed-tensors", f"it has {len(schemes)} schemes")
-    (scheme,) = schemes
-    bits = scheme.integer("num_bits")
-    if scheme.word("strategy") == "group":
-        return bits + SCALE_BITS / scheme.integer("group_size")
+    if not schemes:
+        raise _only_files("compressed-tensors", "it has no schemes")
+    # Of several, one is for the experts or the MLP, where most numbers are.
+    return min(_scheme(scheme) for scheme in schemes)
+
+
+def _scheme(view: ConfigView) -> float:
+    bits, group = view.integer("num_bits"), view.count("group_size")
+    strategy = view.word("strategy")
+    if strategy == "tensor_group" or group == 16:
+        return bits + 8 / group
+    if group:
+        scale = 8 if "scale_dtype" in view and "uint8" in view.word("scale_dtype") else SCALE_BITS
+        return bits + scale / group
     return float(bits)
+
+
+def _parts(view: ConfigView, bits: float, config: ConfigView) -> dict[str, float]:
+    """Parts that are stored otherwise: kept in 16 bits, or named with an algorithm of their own."""
+    kept = [_spelled(str(name)) for name in _kept(view)]
+    named = {
+        _spelled(name): ConfigView(scheme).word("quant_algo")
+        for name, scheme in view.mapping("quantized_layers").items()
+    }
+    layers = config.count("num_hidden_layers") or 1
+    beside = config.flag("enable_moe_block")
+    found = {HEAD: _algorithm(named["lm_head"]) if "lm_head" in named else PLAIN_BITS}
+    for part, usual in _MODULES.items():
+        modules = ("experts.0.gate_proj",) if part == EXPERTS and beside else usual
+        share = _share(kept, modules, layers)
+        algorithms = [how for name, how in named.items() if _belongs(name, part)]
+        if algorithms:
+            found[part] = sum(map(_algorithm, algorithms)) / len(algorithms)
+        elif share:
+            found[part] = bits + share * (PLAIN_BITS - bits)
+    return found
+
+
+_WORDS = {
+    ATTENTION: re.compile(r"_attn"),
+    MLP: re.compile(r"mlp\.(gate|up|down)_proj"),
+    EXPERTS: re.compile(r"(?<!shared_)experts"),
+    SHARED: re.compile(r"shared_experts"),
+}
+
+
+def _belongs(name: str, part: str) -> bool:
+    """Whether a module lies in `part`."""
+    return _WORDS[part].search(name) is not None
+
+
+def _spelled(name: str) -> str:
+    """A module's name as most models spell it."""
+    for pattern, usual in _SPELLINGS:
+        name = pattern.sub(usual, name)
+    return name
+
+
+def _share(kept: list[str], modules: tuple[str, ...], layers: int) -> float:
+    """The share of the layers of which one of `modules` is kept in 16 bits."""
+    hits = sum(
+        any(
+            _covers(pattern, f"model.layers.{layer}.{name}") for pattern in kept for name in modules
+        )
+        for layer in range(layers)
+    )
+    return hits / layers
+
+
+def _covers(pattern: str, name: str) -> bool:
+    """Whether a config's pattern takes `name`: a regular expression, a glob, or a prefix."""
+    if pattern.startswith("re:"):
+        try:
+            return re.match(pattern[3:], name) is not None
+        except re.error:
+            return False
+    if "*" in pattern:
+        return fnmatch.fnmatchcase(name, pattern)
+    return name == pattern or name.startswith(f"{pattern}.")
+
+
+def _kept(view: ConfigView) -> Iterator[Any]:
+    for key in ("ignore", "modules_to_not_convert", "exclude_modules", "ignored_layers"):
+        yield from view.sequence(key)
 
 
 def _only_files(name: str, why: str) -> ShapeError:

@@ -1,18 +1,19 @@
 """The model's shape: the few numbers that decide what its weights and its KV cache take."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Self
 
 from kvarn.planner.camel import camel, to_camel
 from kvarn.planner.errors import ShapeError
+from kvarn.planner.layer_kind import LayerKind
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """Shape of a decoder-only transformer; `to_dict()` is the resource's `spec.model.shape`.
+    """Shape of a language model; `to_dict()` is the resource's `spec.model.shape`.
 
     Raises:
         ShapeError: a number is missing, not positive, or contradicts another.
@@ -40,6 +41,20 @@ class ModelShape:
     """How many of the layers look back only `sliding_window_tokens`."""
     attention_traits: tuple[str, ...] = ()
     """What an attention kernel needs beyond plain softmax: `softcap`, `sinks`, `alibi`."""
+    layer_kinds: tuple[LayerKind, ...] = ()
+    """Layers by cache, for a model whose layers differ in more than a window."""
+    expert_bytes: int = 0
+    """The part of `weight_bytes` that lies in routed experts."""
+    experts: int = 0
+    """Routed experts in a layer."""
+    experts_per_token: int = 0
+    """How many of them a token visits."""
+    multimodal: bool = False
+    """Whether an encoder for images or sound is loaded beside the language model."""
+    encoder_bytes: int = 0
+    """Peak of such an encoder for the largest image, which the profile run shows it."""
+    pooling: bool = False
+    """Whether the model embeds texts, and so has no output layer and samples nothing."""
 
     def __post_init__(self) -> None:
         for field in _POSITIVE:
@@ -58,6 +73,11 @@ class ModelShape:
             raise ShapeError(
                 "InvalidShape", f"dtype is {self.dtype!r}; use one of {', '.join(DTYPE_BYTES)}."
             )
+        if sum(kind.layers for kind in self.layer_kinds if kind.kind != "index") > self.layers:
+            raise ShapeError(
+                "InvalidShape",
+                f"layerKinds have more layers than the model ({self.layers}); correct one of them.",
+            )
         if not 0 <= self.sliding_layers <= self.layers:
             raise ShapeError(
                 "InvalidShape",
@@ -71,9 +91,23 @@ class ModelShape:
         return DTYPE_BYTES[self.dtype]
 
     @property
-    def full_layers(self) -> int:
-        """Layers that attend to the whole context."""
-        return self.layers - self.sliding_layers
+    def kinds(self) -> tuple[LayerKind, ...]:
+        """Layers by the cache that they keep."""
+        if self.layer_kinds:
+            return self.layer_kinds
+        full = LayerKind(
+            kind="full", layers=self.layers, kv_heads=self.kv_heads, head_dim=self.head_dim
+        )
+        if not self.sliding_layers:
+            return (full,)
+        sliding = replace(
+            full,
+            kind="window",
+            layers=self.sliding_layers,
+            window_tokens=self.sliding_window_tokens,
+        )
+        rest = self.layers - self.sliding_layers
+        return (replace(full, layers=rest), sliding) if rest else (sliding,)
 
     def to_dict(self) -> dict[str, Any]:
         """The shape with camelCase keys; fields that hold their default are left out."""
@@ -118,12 +152,30 @@ _POSITIVE = (
 
 
 def _typed(key: str, value: Any, kind: object) -> Any:
-    """`value` as a field of type `kind` takes it; a sequence of strings becomes a tuple."""
+    """`value` as a field of type `kind` takes it; a sequence becomes a tuple."""
     if kind == tuple[str, ...]:
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
             return tuple(value)
         raise ShapeError("InvalidShape", f"{key} is {value!r}; give a list of words.")
+    if kind == tuple[LayerKind, ...]:
+        if isinstance(value, list | tuple) and all(isinstance(item, Mapping) for item in value):
+            return tuple(_layer_kind(item) for item in value)
+        raise ShapeError("InvalidShape", f"{key} is {value!r}; give a list of objects.")
     if type(value) is not kind:
         name = {int: "an integer", str: "a word", bool: "true or false"}.get(kind, str(kind))  # type: ignore[call-overload]
         raise ShapeError("InvalidShape", f"{key} is {value!r}; give {name}.")
     return value
+
+
+def _layer_kind(data: Mapping[str, Any]) -> LayerKind:
+    names = {camel(field.name): field for field in fields(LayerKind)}
+    if unknown := sorted(set(data) - set(names)):
+        raise ShapeError("InvalidShape", f"{unknown[0]} is no field of layerKinds; remove it.")
+    if missing := sorted({"kind", "layers"} - set(data)):
+        raise ShapeError("InvalidShape", f"layerKinds lacks {missing[0]}; add it.")
+    values = {
+        names[key].name: _typed(key, value, names[key].type)
+        for key, value in data.items()
+        if value is not None
+    }
+    return LayerKind(**values)

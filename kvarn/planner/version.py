@@ -28,7 +28,14 @@ class EngineVersion:
         fabric_bytes: the same on Hopper and Blackwell with NVLink, whose all-reduce has
             workspaces of its own.
         reserves_graphs: whether an estimate for CUDA graphs is subtracted (since 0.21).
-        in_flight_steps: steps scheduled at once; 2 with asynchronous scheduling (since 0.14).
+        in_flight_steps: steps whose tokens a window keeps: 2 with asynchronous scheduling, which
+            vLLM takes into account since 0.26.
+        counts_by_length: whether the cache's tokens are reported by the longest request.
+        state_blocks: blocks of a request in a recurrent layer: 2 where prefix caching keeps the
+            state of a block's end beside the running one, the default since 0.21.
+        profiles_encoders: whether the profile run shows encoders the largest image at its full
+            size; start-ups since 0.18 show only what is left of it.
+        keeps_chunks: whether layers that attend to chunks keep no more than one.
         utilization_percent: default of `--gpu-memory-utilization`.
     """
 
@@ -40,6 +47,10 @@ class EngineVersion:
     fabric_bytes: int
     reserves_graphs: bool
     in_flight_steps: int
+    counts_by_length: bool
+    state_blocks: int
+    keeps_chunks: bool
+    profiles_encoders: bool
     utilization_percent: int
 
     @classmethod
@@ -55,13 +66,19 @@ class EngineVersion:
         number = (int(match[1]), int(match[2]))
         return cls(
             name=f"{number[0]}.{number[1]}",
-            sampler_bytes=_since(number, {(0, 0): 14.5, (0, 27): 4.0}),
-            crowded_sampler_bytes=_since(number, {(0, 0): 38.0, (0, 17): 14.5, (0, 27): 4.0}),
+            sampler_bytes=_since(
+                number, {(0, 0): 14.6, (0, 11): 38.0, (0, 17): 14.6, (0, 27): 4.0}
+            ),
+            crowded_sampler_bytes=_since(number, {(0, 0): 38.0, (0, 17): 14.6, (0, 27): 4.0}),
             non_torch_bytes=_since(number, {(0, 0): 64, (0, 15): 128, (0, 18): 256}) * MIB,
             parallel_bytes=560 * MIB,
             fabric_bytes=_since(number, {(0, 0): 560, (0, 18): 2140}) * MIB,
             reserves_graphs=number >= (0, 21),
-            in_flight_steps=2 if number >= (0, 14) else 1,
+            in_flight_steps=2 if number >= (0, 26) else 1,
+            counts_by_length=number >= (0, 21),
+            state_blocks=2 if number >= (0, 21) else 1,
+            keeps_chunks=number >= (0, 26),
+            profiles_encoders=number < (0, 18),
             utilization_percent=_since(number, {(0, 0): 90, (0, 20): 92}),
         )
 
@@ -72,3 +89,6 @@ T = TypeVar("T")
 def _since(number: tuple[int, int], values: dict[tuple[int, int], T]) -> T:
     """The value of the latest version in `values`, ascending, that `number` has reached."""
     return [value for version, value in values.items() if number >= version][-1]
+
+
+LATEST = EngineVersion.parse(DEFAULT_VERSION)

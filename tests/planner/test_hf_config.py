@@ -131,11 +131,8 @@ def test_a_float32_model_is_served_in_bfloat16() -> None:
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        ("DeepSeek-V2-Lite", "LatentAttention"),
-        ("NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "StateSpaceLayers"),
-        ("Llama-3_3-Nemotron-Super-49B-v1", "UnequalLayers"),
-        ("Qwen2.5-VL-7B-Instruct", "Multimodal"),
-        ("gpt-oss-120b", "UnknownArchitecture"),
+        ("DeepSeek-V4-Flash", "CompressedAttention"),
+        ("Llama-3.2-11B-Vision-Instruct", "CrossAttention"),
     ],
 )
 def test_what_is_not_planned_for_gets_a_reason_instead_of_a_number(model: str, reason: str) -> None:
@@ -145,16 +142,23 @@ def test_what_is_not_planned_for_gets_a_reason_instead_of_a_number(model: str, r
     assert raised.value.reason == reason
 
 
+def test_a_model_that_only_its_own_code_describes_is_named() -> None:
+    with pytest.raises(ShapeError, match="brings code of its own") as raised:
+        read_shape({"model_type": "novel", "auto_map": {"AutoModel": "novel.Novel"}, "depth": 3})
+
+    assert raised.value.reason == "RemoteCode"
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"hidden_size": None}, "lacks hidden_size"),
         ({"num_hidden_layers": "many"}, "num_hidden_layers in the model's config is 'many'"),
         ({"num_hidden_layers": -1}, "positive integer"),
-        ({"model_type": None}, "lacks model_type"),
+        ({"model_type": None, "architectures": None}, "lacks model_type"),
         ({"max_position_embeddings": None}, "lacks max_position_embeddings"),
         ({"quantization_config": {"quant_method": "exotic"}}, "quantised as exotic"),
-        ({"quantization_config": {"quant_method": "fp8", "ignore": ["a.b"]}}, "1 of its layers"),
+        ({"quantization_config": "fp8"}, "its description is no object"),
         ({"rope_scaling": {"type": "linear", "factor": "much"}}, "factor"),
         ({"num_key_value_heads": 7}, "no multiple of kvHeads"),
     ],

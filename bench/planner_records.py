@@ -1,0 +1,226 @@
+"""Start-ups of vLLM as the planner takes them: shape, device, batch, version.
+
+A line of the records' file holds one start-up: settings, GPU, what vLLM printed. Null is unstated.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from kvarn.planner import FORMATS, Accelerator, ModelShape, PlannerError
+from kvarn.planner.accelerators import GIB
+from kvarn.planner.formats import CacheFormat
+from kvarn.planner.hf_config import shape_from_config
+from kvarn.planner.memory import Batch
+from kvarn.planner.version import LATEST, EngineVersion
+
+Record = Mapping[str, Any]
+
+STORED: tuple[tuple[str, dict[str, Any]], ...] = (
+    (r"nvfp4", {"quant_method": "modelopt", "quant_algo": "NVFP4", "exclude_modules": ["lm_head"]}),
+    (r"w8a8|int8", {"quant_method": "modelopt", "quant_algo": "INT8_SQ"}),
+    (r"fp8", {"quant_method": "fp8"}),
+    (r"awq|gptq|int4|w4a16", {"quant_method": "gptq", "bits": 4, "group_size": 128}),
+)
+"""What a published variant's name or a record's `weight_dtype` says of the weights."""
+ENDING = re.compile(
+    r"-(instruct|chat|it|hf|thinking|base|v0|\d{4}|coder|math|\d[.]\d+-preview"
+    r"|bf16|fp8|nvfp4|awq|gptq|int4|int8|dynamic|static|pertensor|qat|fp8-dynamic"
+    r"|quantized[.]w\da\d+|w\da\d+)(?=-|$)"
+)
+"""Endings that change neither a model's layers nor their widths."""
+ALIKE = {
+    "codellama-7b": "llama-2-7b",
+    "llama-3-8b": "llama-3.1-8b",
+    "llama-3.3-70b": "llama-3.1-70b",
+    "phi-3-mini-4k": "phi-3-mini-128k",
+    "qwen3.5-27b": "qwen3.6-27b",
+    "qwen3.6-35b-a3b": "qwen3.5-35b-a3b",
+    "llama-3_3-nemotron-super-49b-v1_5": "llama-3_3-nemotron-super-49b-v1",
+}
+"""Models that were published with the layers of another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A model's config with the name that it was published under."""
+
+    name: str
+    content: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """One start-up, understood.
+
+    Attributes:
+        utilization: vLLM's share of the memory; None where it is not stated.
+        device: None where the GPU is not stated, or unknown.
+        version: None where it is not stated.
+        batch: the limits, as stated or as vLLM's defaults for this device.
+    """
+
+    record: Record
+    shape: ModelShape
+    cache_format: CacheFormat
+    device: Accelerator | None
+    utilization: float | None
+    version: EngineVersion | None
+    batch: Batch
+
+    @property
+    def needed_tokens(self) -> int:
+        """The longest request, which vLLM wants room for before it starts."""
+        longest: int | None = self.record["max_model_len"]
+        return longest or self.shape.max_position_tokens
+
+    @property
+    def version_or_latest(self) -> EngineVersion:
+        """The version, the latest where it is not stated."""
+        return self.version or LATEST
+
+    @property
+    def account_or_default(self) -> "Account | None":
+        """What a forecast of a failure needs; utilisation and version by default."""
+        if self.device is None:
+            return None
+        version = self.version_or_latest
+        share = self.utilization or version.utilization_percent / 100
+        return Account(self, self.device, share, version)
+
+    @property
+    def account(self) -> "Account | None":
+        """What a forecast needs; None where the record does not state all of it."""
+        if self.device is None or self.utilization is None or self.version is None:
+            return None
+        return Account(self, self.device, self.utilization, self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A start-up whose settings are all known."""
+
+    start: Start
+    device: Accelerator
+    utilization: float
+    version: EngineVersion
+
+    @property
+    def budget_bytes(self) -> float:
+        """What vLLM may take of one device."""
+        return self.utilization * self.device.memory_bytes
+
+
+def load_configs(folder: Path) -> dict[str, list[Config]]:
+    """The configs `<org>__<model>.json` in `folder`, by `model_key`."""
+    found: dict[str, list[Config]] = {}
+    for path in sorted(folder.glob("*__*.json")):
+        name = path.stem.split("__")[1]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found.setdefault(model_key(name), []).append(Config(name, content))
+    return found
+
+
+def model_key(model: str) -> str:
+    """The model's name without what does not change its layers."""
+    name = model.rsplit("/", 1)[-1].lower().removeprefix("meta-").partition(" ")[0]
+    previous = ""
+    while name != previous:
+        previous, name = name, ENDING.sub("", name)
+    return ALIKE.get(name, name)
+
+
+def read_start(record: Record, configs: Mapping[str, list[Config]]) -> Start | None:
+    """The start-up; None where the model's config is not at hand or is not planned for."""
+    shape = _shape(record, configs)
+    if shape is None:
+        return None
+    text = record["vllm_version"]
+    version = EngineVersion.parse(text) if text else None
+    device = _device(record)
+    return Start(
+        record=record,
+        shape=shape,
+        cache_format=FORMATS["fp8" if "fp8" in (record["kv_cache_dtype"] or "") else "bf16"],
+        device=device,
+        utilization=_utilization(record, version),
+        version=_as_started(version, record),
+        batch=_batch(record, device),
+    )
+
+
+def _shape(record: Record, configs: Mapping[str, list[Config]]) -> ModelShape | None:
+    found = configs.get(model_key(record["model"]), [])
+    published = record["model"].rsplit("/", 1)[-1].lower()
+    exact = [config for config in found if config.name.lower() == published]
+    if exact:
+        return _read(exact[0].name, json.dumps(exact[0].content))
+    if not found:
+        return None
+    plain = [config for config in found if not _is_quantised(config)] or found
+    content = dict(plain[0].content)
+    words = f"{record['weight_dtype']} {record['model']}".lower()
+    stored = next((how for pattern, how in STORED if re.search(pattern, words)), None)
+    if stored:
+        content["quantization_config"] = stored
+    elif _is_quantised(plain[0]) and plain[0].name.lower().split("-")[0] != "gpt":
+        content.pop("quantization_config", None)
+        return _read(record["model"], json.dumps(content))
+    return _read(published, json.dumps(content))
+
+
+def _is_quantised(config: Config) -> bool:
+    return "quantization_config" in config.content or bool(
+        re.search(r"fp8|nvfp4", config.name.lower())
+    )
+
+
+@cache
+def _read(name: str, content: str) -> ModelShape | None:
+    try:
+        return shape_from_config(json.loads(content), name=name)
+    except PlannerError:
+        return None
+
+
+def _device(record: Record) -> Accelerator | None:
+    total = record.get("device_total_gib")
+    memory_bytes = round(total * GIB) if total else None
+    if record["gpu"] is None and memory_bytes is None:
+        return None
+    try:
+        found = Accelerator.find(record["gpu"] or "a GPU", memory_bytes=memory_bytes)
+    except PlannerError:
+        return None
+    return replace(found, count=record["tp"] or 1, stages=record["pp"] or 1)
+
+
+def _utilization(record: Record, version: EngineVersion | None) -> float | None:
+    stated: float | None = record["gpu_memory_utilization"]
+    if (
+        stated is None
+        and version
+        and "default" in (record.get("gpu_memory_utilization_basis") or "")
+    ):
+        return version.utilization_percent / 100
+    return stated
+
+
+def _batch(record: Record, device: Accelerator | None) -> Batch:
+    large = device is not None and device.is_large
+    return Batch(
+        max_sequences=record["max_num_seqs"] or (1024 if large else 256),
+        max_batched_tokens=record["max_num_batched_tokens"] or (8192 if large else 2048),
+        graphs=not record["enforce_eager"],
+    )
+
+
+def _as_started(version: EngineVersion | None, record: Record) -> EngineVersion | None:
+    """The version, with what the command line changed in it."""
+    if version and record.get("prefix_caching") in ("True", "False"):
+        return replace(version, state_blocks=2 if record["prefix_caching"] == "True" else 1)
+    return version

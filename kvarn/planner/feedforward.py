@@ -1,0 +1,138 @@
+"""The second half of each layer: an MLP, experts, or both."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from kvarn.planner import layers
+from kvarn.planner.config_file import ConfigView
+from kvarn.planner.families import EXPERT_KEYS
+
+EXPERT_WIDTH_KEYS = ("moe_intermediate_size", "expert_intermediate_size", "intermediate_size")
+SHARED_KEYS = (
+    "moe_shared_expert_intermediate_size",
+    "shared_expert_intermediate_size",
+    "share_expert_dim",
+    "shared_intermediate_size",
+)
+CHOSEN_KEYS = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "experts_per_token",
+    "top_k_experts",
+    "moe_top_k",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feedforward:
+    """Layers whose second halves are alike.
+
+    Attributes:
+        layers: how many.
+        dense: width of the MLP; 0 where there is none.
+        experts: how many experts a layer has.
+        expert_width: width of one.
+        shared: width of the experts that every token visits, together.
+        latent: width that experts work on, where it is not the hidden size.
+    """
+
+    layers: int
+    dense: int = 0
+    experts: int = 0
+    expert_width: int = 0
+    shared: int = 0
+    latent: int = 0
+
+
+def experts(view: ConfigView) -> int:
+    """How many experts a layer has; 0 for a dense model."""
+    return max(view.count(key) for key in EXPERT_KEYS)
+
+
+def chosen_experts(view: ConfigView) -> int:
+    """How many of them a token visits."""
+    return view.integer(*CHOSEN_KEYS, default=1)
+
+
+def active_width(view: ConfigView) -> int:
+    """Width of the MLP that runs on each token; of all its experts together.
+
+    Raises:
+        ShapeError: the config has neither.
+    """
+    if layers.blocks(view):
+        return max(part.dense for part in _searched(view))
+    if not experts(view):
+        return _dense_width(view)
+    return view.integer(*EXPERT_WIDTH_KEYS) * chosen_experts(view) + _shared_width(view)
+
+
+def feedforwards(view: ConfigView, count: int) -> Iterator[Feedforward]:
+    """The second halves of `count` layers, equal ones together."""
+    if layers.blocks(view):
+        yield from _searched(view)
+        return
+    sparse = sum(_is_sparse(view, layer) for layer in range(count)) if experts(view) else 0
+    alone = sum(name in ("M", "*", "mamba", "attention") for name in _own_layers(view))
+    if sparse:
+        yield _experts(view, sparse)
+    if dense := count - sparse - alone:
+        yield Feedforward(layers=dense, dense=_dense_width(view, beside=bool(sparse)))
+
+
+def _searched(view: ConfigView) -> Iterator[Feedforward]:
+    """Widths of a searched architecture: a multiple of the hidden size, rounded up to 256."""
+    hidden = view.integer("hidden_size")
+    for block in layers.blocks(view):
+        if factor := block.get("ffn", {}).get("ffn_mult"):
+            width = int(2 * float(factor) * hidden / 3)
+            yield Feedforward(layers=1, dense=-(-width // 256) * 256)
+
+
+def _experts(view: ConfigView, count: int) -> Feedforward:
+    both = view.flag("enable_moe_block")
+    return Feedforward(
+        layers=count,
+        dense=_dense_width(view) if both else 0,
+        experts=experts(view),
+        expert_width=view.integer(*EXPERT_WIDTH_KEYS),
+        shared=_shared_width(view),
+        latent=view.count("moe_latent_size", "routed_expert_hidden_size"),
+    )
+
+
+def _shared_width(view: ConfigView) -> int:
+    if view.word("model_type") == "llama4_text":
+        return view.integer("intermediate_size")
+    shared = view.count("n_shared_experts", "num_shared_experts")
+    return view.count(*SHARED_KEYS) or shared * view.integer(*EXPERT_WIDTH_KEYS, default=0)
+
+
+def _dense_width(view: ConfigView, *, beside: bool = False) -> int:
+    """Width of the MLP, `beside` layers that have experts instead."""
+    if beside:
+        return view.integer("dense_intermediate_size", "intermediate_size_mlp", "intermediate_size")
+    return view.integer("intermediate_size", "ffn_hidden_size", "n_inner")
+
+
+def _own_layers(view: ConfigView) -> Sequence[str]:
+    """What each layer is, where mixers and MLPs are layers of their own (Nemotron-H)."""
+    if letters := view.word("hybrid_override_pattern"):
+        return letters
+    names = tuple(map(str, view.sequence("layers_block_type")))
+    return names if {"moe", "mlp"} & set(names) else ()
+
+
+def _is_sparse(view: ConfigView, layer: int) -> bool:
+    """Whether layer `layer`, counted from 0, has experts."""
+    if own := _own_layers(view):
+        return own[layer] in ("E", "moe")
+    if listed := view.sequence("mlp_layer_types"):
+        return bool(listed[layer] == "sparse")
+    if listed := view.sequence("moe_layer_freq"):
+        return bool(listed[layer])
+    first = view.count("first_k_dense_replace")
+    if layer < first or layer in view.sequence("mlp_only_layers"):
+        return False
+    step = view.integer("decoder_sparse_step", "interleave_moe_layer_step", default=1)
+    return (layer + 1) % step == 0

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.engine.lanes import RELEASES, environment
+from tests.engine.lanes import RELEASES, host_environment
 
 ROOT = Path(__file__).parents[2]
 ANSWER_SECONDS = 300
+ANSWER_TOKENS = 60
 
 
 class CallError(Exception):
@@ -55,7 +56,7 @@ def host(release: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hos
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.engine.host", str(listener.address)],
             cwd=ROOT,
-            env=environment(release),
+            env=host_environment(release),
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -85,7 +86,36 @@ def refusal(host: Host) -> Callable[..., str]:
 
     def refuse(model: str, **options: Any) -> str:
         with pytest.raises(CallError) as caught:
-            host.call("capacity_tokens", model=model, options=options)
+            host.call("capacity", model=model, options=options)
         return str(caught.value)
 
     return refuse
+
+
+@pytest.fixture(scope="session")
+def generate(host: Host, tiny_model: Callable[..., str]) -> Callable[..., dict[str, Any]]:
+    """Greedy tokens of a fresh engine; equal calls are answered from memory."""
+    known: dict[str, dict[str, Any]] = {}
+
+    def run(
+        rounds: list[list[list[int]]],
+        *,
+        model: str | None = None,
+        tokens: int = ANSWER_TOKENS,
+        how: str = "generate",
+        adapter: str | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        call = {
+            "model": model or tiny_model(),
+            "options": options,
+            "rounds": rounds,
+            "tokens": tokens,
+            "adapter": adapter,
+        }
+        key = f"{how} {call}"
+        if key not in known:
+            known[key] = host.call(how, **call)
+        return known[key]
+
+    return run

@@ -21,3 +21,14 @@ def environment(release: str) -> dict[str, str]:
     if release == NEWEST:
         ours["PYTHONPATH"] = str(overlay(cache.default()))
     return ours
+
+
+def host_environment(release: str) -> dict[str, str]:
+    """Environment of the host's process."""
+    return environment(release) | {
+        "OMP_NUM_THREADS": "1",
+        "VLLM_CPU_CI_ENV": "1",  # to compile without a C++ compiler
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # or two workers ask for two NUMA nodes
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+    }

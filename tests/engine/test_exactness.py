@@ -10,7 +10,6 @@ pytestmark = pytest.mark.serving
 
 K4V2 = {"kv_cache_dtype": "kvarn_k4v2_g128"}
 RAW = {"kv_cache_dtype": "kvarn_raw_g128"}
-TOKENS = 60
 
 BARELY_ENOUGH_BLOCKS = 56
 """The null block, 30 for the prompts, 24 for their tails, one for what they grow by."""
@@ -25,20 +24,6 @@ def prompt(length: int, seed: int) -> list[int]:
 PROMPTS = [prompt(length, length) for length in (336, 400, 512, 640, 700, 898)]
 SHARED = prompt(700, 0)
 FAMILY = [SHARED + prompt(40 + 30 * child, child) for child in range(6)]
-
-
-@pytest.fixture(scope="module")
-def generate(host: Any, tiny_model: Callable[..., str]) -> Generate:
-    """Greedy tokens of a fresh engine; equal calls are answered from memory."""
-    known: dict[str, dict[str, Any]] = {}
-
-    def run(rounds: list[list[list[int]]], **options: Any) -> dict[str, Any]:
-        call = {"model": tiny_model(), "options": options, "rounds": rounds, "tokens": TOKENS}
-        if repr(call) not in known:
-            known[repr(call)] = host.call("generate", **call)
-        return known[repr(call)]
-
-    return run
 
 
 def test_raw_tiles_give_the_tokens_of_the_stock_cache(generate: Generate) -> None:
@@ -81,14 +66,31 @@ def test_preemption_changes_nothing(generate: Generate) -> None:
     assert tight["tokens"] == roomy["tokens"]
 
 
-def test_layers_with_a_sliding_window_stay_out_of_the_format(
-    host: Any, tiny_model: Callable[..., str]
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_batch_of_16_bit_numbers_gives_the_tokens_of_each_sequence_alone(
+    generate: Generate, precision: str
 ) -> None:
-    """Beside raw tiles, they make the stock cache's tokens."""
-    layers = ["sliding_attention", "full_attention"] * 2
-    model = tiny_model(model_type="gemma3_text", sliding_window=256, layer_types=layers)
-    stock, raw = (
-        host.call("generate", model=model, options=options, rounds=[PROMPTS[:3]], tokens=TOKENS)
-        for options in ({}, RAW)
-    )
-    assert raw["tokens"] == stock["tokens"]
+    (together,) = generate([PROMPTS[:3]], dtype=precision, **K4V2)["tokens"]
+    alone = generate([[each] for each in PROMPTS[:3]], dtype=precision, **K4V2)["tokens"]
+    assert [[tokens] for tokens in together] == alone
+
+
+def test_scheduling_ahead_changes_nothing(generate: Generate) -> None:
+    """A step is scheduled while the one before it runs, also when the pool is tight."""
+    tight = {"num_gpu_blocks_override": BARELY_ENOUGH_BLOCKS, **K4V2}
+    ahead = generate([PROMPTS], how="generate_ahead", **tight)
+    assert ahead["ahead"]
+    assert ahead["preemptions"] > 0
+    assert ahead["tokens"] == generate([PROMPTS], **K4V2)["tokens"]
+
+
+def test_a_compiled_model_gives_the_tokens_of_an_eager_one(generate: Generate) -> None:
+    compiled = generate([PROMPTS[:3]], enforce_eager=False, **K4V2)
+    assert compiled["graphs"] > 0
+    assert compiled["tokens"][0] == generate([PROMPTS], **K4V2)["tokens"][0][:3]
+
+
+def test_two_devices_give_the_tokens_of_one(generate: Generate) -> None:
+    """Tensor parallelism: each has one of the two KV heads."""
+    divided = generate([PROMPTS], how="generate_divided", tensor_parallel_size=2, **K4V2)
+    assert divided["tokens"] == generate([PROMPTS], **K4V2)["tokens"]

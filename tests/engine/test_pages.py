@@ -76,7 +76,7 @@ def test_vllm_reports_the_capacity_that_the_planner_computes(
     memory_bytes, longest, in_flight = 64 << 20, 2048, 512
     model = tiny_model(**changes)
     reported = host.call(
-        "capacity_tokens",
+        "capacity",
         model=model,
         options={
             "kv_cache_dtype": cache_format,
@@ -88,7 +88,7 @@ def test_vllm_reports_the_capacity_that_the_planner_computes(
     )
     planned = cache_layout(read_shape(model), Accelerator.cpu(), PLANNED_FORMATS[cache_format])
     per_request = planned.request_blocks(longest, in_flight_tokens=in_flight)
-    assert reported == int(planned.blocks(memory_bytes) / per_request * longest)
+    assert reported["tokens"] == int(planned.blocks(memory_bytes) / per_request * longest)
 
 
 def test_the_worked_example_of_the_page_arithmetic() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -9,6 +10,7 @@ from bench.formats import recipe, rivals
 from bench.formats.data import HEAD_DIM, Layer
 from bench.formats.method import Method
 from bench.formats.published import published
+from bench.formats.recipe import Recipe
 from kvarn.format.layout import FORMATS, TileFormat, TileLayout
 from kvarn.format.reference import dequantise, quantise
 
@@ -46,10 +48,6 @@ def contenders() -> list[Method]:
     """Ours and what they stand against."""
     return [
         *(shipped(tile_format) for tile_format in FORMATS.values() if not tile_format.is_raw),
-        recipe.method("centred k4v2", recipe.CENTRED_K4V2),
-        recipe.method("centred k3v3", recipe.CENTRED_K3V3),
-        recipe.method("centred k4v3", recipe.CENTRED_K4V3),
-        recipe.method("centred k4v4", recipe.CENTRED_K4V4),
         published(4, 2),
         published(4, 4),
         rivals.plain(4, 2),
@@ -63,50 +61,51 @@ def contenders() -> list[Method]:
 
 
 def ablations() -> Mapping[str, list[Method]]:
-    """Each choice of the quantiser alone, against the shipped or the centred recipe."""
-    base, centred, fine = recipe.K4V2, recipe.CENTRED_K4V2, recipe.CENTRED_K4V4
+    """Each choice of the quantiser alone, about the presets."""
+    coarse, fine = Recipe(), Recipe(value_bits=4)
+    even = Recipe(key_bits=3, value_bits=3)
 
-    def series(name: str, values: Iterable[object], of: recipe.Recipe) -> list[Method]:
-        return [
-            recipe.method(f"{name} {value}", replace(of, **{name: value}))  # type: ignore[arg-type]
-            for value in values
-        ]
+    def ranges(bits: int, parts: Iterable[float], of: Recipe) -> list[Method]:
+        return [recipe.method(f"range {part}", recipe.with_range(of, bits, part)) for part in parts]
 
     return {
-        "from the first version to the centred one, k4v2": [
-            recipe.method("first version", base),
-            recipe.method("+ scales fitted to the codes", replace(base, fits=2)),
-            recipe.method("+ a scale per value channel", replace(base, value_channels=True)),
-            recipe.method("+ means per value channel", replace(base, value_means=True)),
-            recipe.method("+ means and scales", replace(centred, fits=0)),
-            recipe.method("+ all three", centred),
+        "one choice undone, k4v4": _undone(fine),
+        "one choice undone, k4v2": _undone(coarse),
+        "passes, k4v2": _series(coarse, "passes", (0, 1, 2, 3, 4, 8)),
+        "passes, k4v4": _series(fine, "passes", (0, 1, 2, 3, 4, 8)),
+        "range of 2 bits, k4v2": ranges(2, (0.6, 0.65, 0.7, 0.75, 0.8, 1.0), coarse),
+        "range of 3 bits, k3v3": ranges(3, (0.75, 0.8, 0.85, 0.9, 1.0), even),
+        "range of 4 bits, k4v4": ranges(4, (0.85, 0.9, 0.95, 1.0), fine),
+        "tokens of a tile, k4v2": _series(coarse, "group_tokens", (64, 128)),
+        "metadata in e4m3": [
+            recipe.method(f"{name}, e4m3", replace(recipe.of(each), metadata_bits=8))
+            for name, each in FORMATS.items()
+            if not each.is_raw
         ],
-        "iterations, centred k4v2": series("iterations", (0, 1, 2, 3, 4, 8), centred),
-        "fits, centred k4v2": series("fits", (0, 1, 2, 4), centred),
-        "range of 2-bit values, first version": series(
-            "value_range", (1.0, 0.9, 0.8, 0.75, 0.7, 0.65, 0.6), base
-        ),
-        "range of 2-bit values, centred": series("value_range", (0.8, 0.7, 0.6), centred),
-        "range of 4-bit values, centred": series("value_range", (1.0, 0.95, 0.9, 0.85), fine),
-        "range of 4-bit keys, centred k4v4": series("key_range", (1.0, 0.95, 0.9, 0.85), fine),
-        "rotation, centred k4v2": series("rotate", (True, False), centred),
-        "tokens of a tile, centred k4v2": series("group_tokens", (64, 128), centred),
-        "bits of metadata, centred k4v2": series("metadata_bits", (16, 8), centred),
-        "candidates: one iteration, four fits": [
-            recipe.method(f"{name}{kind}", replace(each, iterations=1, fits=4, metadata_bits=bits))
-            for kind, bits in ((", float16", 16), (", e4m3", 8))
-            for name, each in (
-                ("k4v2", recipe.CENTRED_K4V2),
-                ("k3v3", recipe.CENTRED_K3V3),
-                ("k4v3", recipe.CENTRED_K4V3),
-                ("k4v4", recipe.CENTRED_K4V4),
-            )
-        ],
-        "raw sink tokens, centred k4v2": [
-            recipe.method(f"sink {tokens}", centred, sink_tokens=tokens)
+        "raw sink tokens, k4v2": [
+            recipe.method(f"sink {tokens}", coarse, sink_tokens=tokens)
             for tokens in (0, 4, 16, 32, 128)
         ],
     }
+
+
+def _undone(whole: Recipe) -> list[Method]:
+    return [
+        recipe.method(name, changed)
+        for name, changed in {
+            "as it is": whole,
+            "nothing fitted": replace(whole, passes=0),
+            "means not fitted": replace(whole, means=False),
+            "about the average": replace(whole, centre="average"),
+            "uneven tokens": replace(whole, even_tokens=False),
+            "not rotated": replace(whole, rotate=False),
+        }.items()
+    ]
+
+
+def _series(whole: Recipe, name: str, values: Iterable[int]) -> list[Method]:
+    changed: Any = ({name: value} for value in values)
+    return [recipe.method(f"{name} {each[name]}", replace(whole, **each)) for each in changed]
 
 
 def place(methods: Iterable[Method], data: Mapping[str, Sequence[Layer]]) -> list[Point]:

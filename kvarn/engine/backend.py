@@ -215,6 +215,18 @@ class K4V2Backend(KVarnBackend):
     tile_format = FORMATS["kvarn_k4v2_g128"]
 
 
+class K3V3Backend(KVarnBackend):
+    """3-bit keys and values."""
+
+    tile_format = FORMATS["kvarn_k3v3_g128"]
+
+
+class K4V3Backend(KVarnBackend):
+    """4-bit keys, 3-bit values."""
+
+    tile_format = FORMATS["kvarn_k4v3_g128"]
+
+
 class K4V4Backend(KVarnBackend):
     """4-bit keys and values."""
 
@@ -228,6 +240,9 @@ class RawBackend(KVarnBackend):
 
 
 BACKENDS: Mapping[str, type[KVarnBackend]] = MappingProxyType(
-    {backend.tile_format.name: backend for backend in (K4V2Backend, K4V4Backend, RawBackend)}
+    {
+        backend.tile_format.name: backend
+        for backend in (K4V2Backend, K3V3Backend, K4V3Backend, K4V4Backend, RawBackend)
+    }
 )
 """Backends by the name of their format."""

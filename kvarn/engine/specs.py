@@ -26,9 +26,9 @@ A start needs ``(blocks_per_request + 1) · block_bytes`` of memory for one requ
 first ones shared with other sequences that begin alike.
 
 Example: Llama-3.1-8B in bfloat16 under kvarn_k4v2_g128 has n = 32 layers of 8 KV heads of 128
-channels. P = 8 · 13,568 = 108,544 and T = 524,288, so n·P = 3,473,408 bytes take 6 tails:
-tail_groups = 6, block_bytes = 3,473,408. 10 GiB are 3,091 blocks; with max_model_len = 8192 a
-request takes 64 + 6 blocks and vLLM reports int(3091 / 70 · 8192) = 361,735 tokens.
+channels. P = 8 · 13,824 = 110,592 and T = 524,288, so n·P = 3,538,944 bytes take 6 tails:
+tail_groups = 6, block_bytes = 3,538,944. 10 GiB are 3,034 blocks; with max_model_len = 8192 a
+request takes 64 + 6 blocks and vLLM reports int(3034 / 70 · 8192) = 355,064 tokens.
 
 When P = T, vLLM sees pages of one size and groups them otherwise: that is the raw format in a
 float32 model, which is for tests alone.

@@ -4,24 +4,28 @@ A *tile* holds the keys and the values of 128 consecutive tokens for one KV head
 vLLM's block of 128 tokens holds one tile per KV head and layer, each contiguous. In a quantised
 tile, with ``D`` the head dimension and bit widths ``k`` and ``v``:
 
-===================== =================== ======== ============================================
-field                 shape               type     meaning
-===================== =================== ======== ============================================
-``key_codes``         [128, D·k/16]       int16    codes of the rotated, normalised keys
-``key_scale``         [D]                 float16  step of each channel
-``key_zero``          [D]                 float16  value of code 0 in each channel
-``key_token_scale``   [128]               float16  factor of each token
-``value_codes``       [D·v/16, 128]       int16    codes of the rotated values
-``value_scale``       [128]               float16  step of each token
-``value_zero``        [128]               float16  value of code 0 in each token
-===================== =================== ======== ============================================
+======================= =================== ======== ==========================================
+field                   shape               type     meaning
+======================= =================== ======== ==========================================
+``key_codes``           [128, D·k/16]       int16    codes of the rotated keys
+``key_token_scale``     [128]               float16  factor of each token
+``key_channel_scale``   [D]                 float16  factor of each channel
+``key_mean``            [D]                 float16  mean of each channel
+``value_codes``         [D·v/16, 128]       int16    codes of the rotated values
+``value_token_scale``   [128]               float16  factor of each token
+``value_channel_scale`` [D]                 float16  factor of each channel
+``value_mean``          [D]                 float16  mean of each channel
+======================= =================== ======== ==========================================
 
-    key[t, d]   = (code[t, d] · key_scale[d] + key_zero[d]) · key_token_scale[t]
-    value[t, d] =  code[t, d] · value_scale[t] + value_zero[t]
+For keys and values alike, with codes of b bits,
+
+    row[t, d] = (code[t, d] − (2^b − 1)/2) · token_scale[t] · channel_scale[d] + mean[d]
 
 Codes lie in *planes*: a 16-bit word holds 16/b codes of b bits, and its field p (from the low
 bits) belongs to channel p·W + w, where w is the word's index along the channels and W = D·b/16.
-A kernel multiplies whole planes with tensor cores and never interleaves.
+A kernel multiplies whole planes with tensor cores and never interleaves. A code of 3 bits lies in
+two words: its low two bits as one of 2 bits in the first D/8 words, its high bit as one of 1 bit in
+the D/16 words after them.
 
 A raw tile stores ``keys`` [128, D] and ``values`` [128, D] in float32, not rotated; it exists for
 tests of everything around the quantiser.
@@ -52,41 +56,39 @@ class TileFormat:
     """A cache precision.
 
     Attributes:
-        name: the value of vLLM's ``--kv-cache-dtype``.
-        key_bits: bits of a key code, a divisor of 16; 32 for a raw tile.
-        value_bits: bits of a value code, a divisor of 16; 32 for a raw tile.
-        key_range: part of a channel's range that its codes span, about the middle; what lies
-            outside is clipped. Measured in docs/decisions/0002-tile-format.md.
-        value_range: the same for the range of a token's values.
+        key_bits: bits of a key code: 2, 3 or 4; 32 for a raw tile.
+        value_bits: bits of a value code: 2, 3 or 4; 32 for a raw tile.
     """
 
-    name: str
     key_bits: int
     value_bits: int
-    key_range: float = 1.0
-    value_range: float = 1.0
 
     @property
     def is_raw(self) -> bool:
         """Whether tiles hold float32 instead of codes."""
         return self.key_bits == 32
 
+    @property
+    def name(self) -> str:
+        """The value of vLLM's ``--kv-cache-dtype``."""
+        bits = "raw" if self.is_raw else f"k{self.key_bits}v{self.value_bits}"
+        return f"kvarn_{bits}_g{TILE_TOKENS}"
+
 
 FORMATS: Mapping[str, TileFormat] = MappingProxyType(
     {
         tile_format.name: tile_format
         for tile_format in (
-            TileFormat(
-                "kvarn_k4v2_g128", key_bits=4, value_bits=2, key_range=0.95, value_range=0.7
-            ),
-            TileFormat(
-                "kvarn_k4v4_g128", key_bits=4, value_bits=4, key_range=0.95, value_range=0.95
-            ),
-            TileFormat("kvarn_raw_g128", key_bits=32, value_bits=32),
+            TileFormat(key_bits=4, value_bits=2),
+            TileFormat(key_bits=3, value_bits=3),
+            TileFormat(key_bits=4, value_bits=3),
+            TileFormat(key_bits=4, value_bits=4),
+            TileFormat(key_bits=32, value_bits=32),
         )
     }
 )
-"""All formats by name; ``kvarn_raw_g128`` is for tests."""
+"""All formats by name; ``kvarn_raw_g128`` is for tests. What each is worth, and why there are no
+others: docs/decisions/0002-tile-format.md."""
 
 
 @dataclass(frozen=True)
@@ -154,31 +156,23 @@ class TileLayout:
             )
         return (
             ("key_codes", (tokens, channels * self.format.key_bits // WORD_BITS), "int16"),
-            ("key_scale", (channels,), "float16"),
-            ("key_zero", (channels,), "float16"),
-            ("key_token_scale", (tokens,), "float16"),
+            *_scales("key", channels),
             ("value_codes", (channels * self.format.value_bits // WORD_BITS, tokens), "int16"),
-            ("value_scale", (tokens,), "float16"),
-            ("value_zero", (tokens,), "float16"),
+            *_scales("value", channels),
         )
 
     @cached_property
-    def content_bytes(self) -> int:
-        """Bytes of the arrays alone."""
+    def tile_bytes(self) -> int:
+        """Bytes of a tile: its arrays and nothing else."""
         return sum(field.size_bytes for field in self.fields.values())
 
-    @cached_property
-    def tile_bytes(self) -> int:
-        """Bytes of a tile in a page: a multiple of 128, because vLLM sizes pages by the token.
-
-        Only head dimension 80 needs filling up for that (64 bytes).
-        """
-        return self.bytes_per_token * TILE_TOKENS
-
-    @cached_property
+    @property
     def bytes_per_token(self) -> int:
-        """Bytes that one token takes per KV head and layer, keys and values together."""
-        return -(-self.content_bytes // TILE_TOKENS)
+        """Bytes that one token takes per KV head and layer, keys and values together.
+
+        A whole number for every head dimension, and vLLM sizes pages by it.
+        """
+        return self.tile_bytes // TILE_TOKENS
 
     @property
     def bits_per_element(self) -> float:
@@ -193,6 +187,14 @@ class TileLayout:
         192 = 3·64: a rotation must be square and a Hadamard matrix of such an order is cheap.
         """
         return self.head_dim & -self.head_dim
+
+
+def _scales(of: str, channels: int) -> tuple[tuple[str, tuple[int, ...], ElementType], ...]:
+    return (
+        (f"{of}_token_scale", (TILE_TOKENS,), "float16"),
+        (f"{of}_channel_scale", (channels,), "float16"),
+        (f"{of}_mean", (channels,), "float16"),
+    )
 
 
 def tail_bytes(*, kv_heads: int, head_dim: int, element_bytes: int) -> int:

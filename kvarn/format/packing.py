@@ -14,38 +14,41 @@ def pack_codes(codes: torch.Tensor, bits: int) -> torch.Tensor:
 
     Args:
         codes: integers of any type in ``[0, 2**bits)``, ``[…, D]``.
-        bits: width of a code, a divisor of 16.
+        bits: width of a code: 3 or a divisor of 16.
 
     Returns:
         int16 ``[…, D·bits/16]``.
     """
+    if bits == 3:
+        return torch.cat([pack_codes(codes & 3, 2), pack_codes(codes >> 2, 1)], dim=-1)
     planes = codes.to(torch.int32).reshape(*codes.shape[:-1], WORD_BITS // bits, -1)
-    fields: torch.Tensor = planes << _shifts(bits, codes.device)
+    fields: torch.Tensor = planes << _shifts(bits, codes.device).unsqueeze(-1)
     return fields.sum(dim=-2).to(torch.int16)
 
 
-def unpack_codes(words: torch.Tensor, bits: int) -> torch.Tensor:
+def unpack_codes(words: torch.Tensor, bits: int, axis: int = -1) -> torch.Tensor:
     """The inverse of :func:`pack_codes`.
 
+    Args:
+        words: int16, with D·bits/16 words along the axis.
+        bits: width of a code.
+        axis: counted from the end, so that nothing is turned about in memory.
+
     Returns:
-        int16 ``[…, D]``.
+        int16, D codes along the axis.
     """
-    return _fields(words.unsqueeze(-2), _shifts(bits, words.device), bits).flatten(-2)
-
-
-def _unpack_rows(words: torch.Tensor, bits: int) -> torch.Tensor:
-    """Codes int16 ``[…, D, n]`` of words ``[…, W, n]``, without turning them about in memory."""
-    shifts = _shifts(bits, words.device).unsqueeze(-1)
-    return _fields(words.unsqueeze(-3), shifts, bits).flatten(-3, -2)
-
-
-def _fields(words: torch.Tensor, shifts: torch.Tensor, bits: int) -> torch.Tensor:
-    fields: torch.Tensor = words >> shifts.to(torch.int16)
-    return fields.bitwise_and_((1 << bits) - 1)
+    if bits == 3:
+        high_words = words.shape[axis] // 3
+        low = words.narrow(axis, 0, 2 * high_words)
+        high = words.narrow(axis, 2 * high_words, high_words)
+        return unpack_codes(low, 2, axis).add_(unpack_codes(high, 1, axis), alpha=4)
+    shifts = _shifts(bits, words.device).view(-1, *(1,) * -axis)
+    fields: torch.Tensor = words.unsqueeze(axis - 1) >> shifts.to(torch.int16)
+    return fields.bitwise_and_((1 << bits) - 1).flatten(axis - 1, axis)
 
 
 def _shifts(bits: int, device: torch.device) -> torch.Tensor:
-    return torch.arange(0, WORD_BITS, bits, dtype=torch.int32, device=device).unsqueeze(-1)
+    return torch.arange(0, WORD_BITS, bits, dtype=torch.int32, device=device)
 
 
 def arrays(layout: TileLayout, tiles: torch.Tensor) -> Mapping[str, torch.Tensor]:
@@ -73,11 +76,11 @@ def encode(layout: TileLayout, tile: Mapping[str, torch.Tensor]) -> torch.Tensor
     """Bytes of tiles from their unpacked arrays.
 
     Returns:
-        uint8 ``[…, tile_bytes]``; bytes that belong to no array are zero.
+        uint8 ``[…, tile_bytes]``.
     """
     first = next(iter(tile.values()))
     lead = first.shape[: first.dim() - len(next(iter(layout.fields.values())).shape)]
-    tiles = torch.zeros(*lead, layout.tile_bytes, dtype=torch.uint8, device=first.device)
+    tiles = torch.empty(*lead, layout.tile_bytes, dtype=torch.uint8, device=first.device)
     packed = tile if layout.format.is_raw else _with_words(layout, tile)
     for name, place in arrays(layout, tiles).items():
         place.copy_(packed[name])
@@ -92,7 +95,7 @@ def decode(layout: TileLayout, tiles: torch.Tensor) -> Mapping[str, torch.Tensor
     return {
         **tile,
         "key_codes": unpack_codes(tile["key_codes"], layout.format.key_bits),
-        "value_codes": _unpack_rows(tile["value_codes"], layout.format.value_bits).mT,
+        "value_codes": unpack_codes(tile["value_codes"], layout.format.value_bits, axis=-2).mT,
     }
 
 

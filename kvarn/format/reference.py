@@ -6,25 +6,36 @@ that docs/decisions/0002-tile-format.md measures.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Self
 
 import torch
 
 from kvarn.format.hadamard import rotation
-from kvarn.format.layout import TILE_TOKENS, TileFormat, TileLayout
+from kvarn.format.layout import TILE_TOKENS, TileLayout
 
 Tile = Mapping[str, torch.Tensor]
 """The arrays of a tile by the names of :mod:`kvarn.format.layout`, codes unpacked: int16
 ``[…, 128, D]``."""
 
-ITERATIONS = 3
-"""How often the tokens and the channels of a tile are normalised in turn."""
+PASSES = 2
+"""How often scales and means are fitted to the codes, and codes to them."""
 
-_SMALLEST_STEP = 2.0**-24  # the smallest float16, so that a stored step is never zero
-_LEAST_OF_A_ROW = 2.0**-10  # root mean square, where that of the whole tile is 1
+RANGE: Mapping[int, float] = MappingProxyType({2: 0.7, 3: 0.85, 4: 0.95})
+"""Part of a channel's range that codes of so many bits span at first; what is outside is clipped.
+
+Measured, as all constants of the method, in docs/decisions/0002-tile-format.md.
+"""
+
+SMALLEST, LARGEST = 2.0**-24, 65504.0
+"""Bounds of a stored scale: those of float16."""
 
 
 def quantise(layout: TileLayout, keys: torch.Tensor, values: torch.Tensor) -> Tile:
     """Quantise tiles.
+
+    A number that is not finite counts as zero, because it would take its whole tile with it.
 
     Args:
         layout: format and head dimension.
@@ -35,8 +46,12 @@ def quantise(layout: TileLayout, keys: torch.Tensor, values: torch.Tensor) -> Ti
         return {"keys": keys.float(), "values": values.float()}
     turn = rotation(layout, keys.device)
     return {
-        **_quantise_keys(layout.format, keys.float() @ turn),
-        **_quantise_values(layout.format, values.float() @ turn),
+        f"{name}_{array}": tensor
+        for name, rows, bits in (
+            ("key", keys, layout.format.key_bits),
+            ("value", values, layout.format.value_bits),
+        )
+        for array, tensor in _quantise(_finite(rows) @ turn, bits).items()
     }
 
 
@@ -45,81 +60,101 @@ def dequantise(layout: TileLayout, tile: Tile) -> tuple[torch.Tensor, torch.Tens
     if layout.format.is_raw:
         return tile["keys"], tile["values"]
     turn = rotation(layout, tile["key_codes"].device)
-    scaled = tile["key_codes"] * tile["key_scale"].float().unsqueeze(-2)
-    keys = (scaled + tile["key_zero"].unsqueeze(-2)) * tile["key_token_scale"].unsqueeze(-1)
-    scaled = tile["value_codes"] * tile["value_scale"].float().unsqueeze(-1)
-    values = scaled + tile["value_zero"].unsqueeze(-1)
-    return keys @ turn, values @ turn
+    keys = _rows(tile, "key", layout.format.key_bits) @ turn
+    values = _rows(tile, "value", layout.format.value_bits) @ turn
+    return keys, values
 
 
-def _quantise_keys(tile_format: TileFormat, keys: torch.Tensor) -> Tile:
-    token_scale = token_scales(keys).half()
-    flat = keys / token_scale
-    scale, zero = _grid(flat, axis=-2, bits=tile_format.key_bits, part=tile_format.key_range)
-    return {
-        "key_codes": _codes(flat, scale=scale, zero=zero, bits=tile_format.key_bits),
-        "key_scale": scale.squeeze(-2),
-        "key_zero": zero.squeeze(-2),
-        "key_token_scale": token_scale.squeeze(-1),
-    }
+def middle(bits: int) -> float:
+    """The middle of the codes of so many bits, which stands for a channel's mean."""
+    return ((1 << bits) - 1) / 2
 
 
-def _quantise_values(tile_format: TileFormat, values: torch.Tensor) -> Tile:
-    bits = tile_format.value_bits
-    scale, zero = _grid(values, axis=-1, bits=bits, part=tile_format.value_range)
-    return {
-        "value_codes": _codes(values, scale=scale, zero=zero, bits=bits),
-        "value_scale": scale.squeeze(-1),
-        "value_zero": zero.squeeze(-1),
-    }
+def _rows(tile: Tile, name: str, bits: int) -> torch.Tensor:
+    scaled = (tile[f"{name}_codes"] - middle(bits)) * tile[f"{name}_token_scale"].unsqueeze(-1)
+    rows: torch.Tensor = scaled * tile[f"{name}_channel_scale"].unsqueeze(-2)
+    return rows + tile[f"{name}_mean"].unsqueeze(-2)
 
 
-def token_scales(keys: torch.Tensor, iterations: int = ITERATIONS) -> torch.Tensor:
-    """Variance normalisation: factors of the tokens that leave a tile flat along both axes.
+def _finite(rows: torch.Tensor) -> torch.Tensor:
+    return rows.float().nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
-    Tokens and channels are divided by their root mean squares in turn. The factors of the channels
-    are not returned, because the steps of the channels' codes absorb them. The tile is divided by
-    its own first, so that its magnitude does not matter to the lower bound on a row's.
 
-    Args:
-        keys: rotated, float32 ``[…, 128, D]``.
-        iterations: how often both axes are visited.
+@dataclass(frozen=True)
+class _Grid:
+    """What codes stand for, kept with the axes of the rows.
 
-    Returns:
-        float32 ``[…, 128, 1]``.
+    Attributes:
+        token: scales of the tokens ``[…, 128, 1]``.
+        channel: scales of the channels ``[…, 1, D]``.
+        mean: of the channels ``[…, 1, D]``.
+        bits: width of a code.
     """
-    whole = _root_mean_square(keys, axes=(-2, -1)).clamp(min=_SMALLEST_STEP)
-    flat = keys / whole
-    tokens = whole.expand(*keys.shape[:-1], 1)
-    for _ in range(iterations):
-        factor = _root_mean_square(flat, axes=(-1,)).clamp(min=_LEAST_OF_A_ROW)
-        tokens = tokens * factor
-        flat = flat / factor
-        flat = flat / _root_mean_square(flat, axes=(-2,)).clamp(min=_LEAST_OF_A_ROW)
-    return tokens.clamp(min=_SMALLEST_STEP)
+
+    token: torch.Tensor
+    channel: torch.Tensor
+    mean: torch.Tensor
+    bits: int
+
+    @classmethod
+    def around(cls, rows: torch.Tensor, bits: int) -> Self:
+        """A grid that spans most of each channel once the tokens are of one size."""
+        token = _root_mean_square(rows - _middle_of_range(rows))
+        level = rows / token
+        mean = _middle_of_range(level) * token.mean(dim=-2, keepdim=True)
+        reach = ((rows - mean) / token).abs().amax(dim=-2, keepdim=True)
+        channel = (reach * RANGE[bits] / middle(bits)).clamp(min=SMALLEST)
+        return cls(token, channel, mean, bits)
+
+    def codes(self, rows: torch.Tensor) -> torch.Tensor:
+        """The nearest codes, counted from their middle."""
+        top = middle(self.bits)
+        steps = (rows - self.mean) / (self.token * self.channel)
+        return (steps + top).round().clamp(0, 2 * top) - top
+
+    def fitted(self, rows: torch.Tensor) -> Self:
+        """The grid on which the rows' codes come nearest to them, one axis after the other."""
+        codes, offset = self.codes(rows), rows - self.mean
+        token = _least_squares(offset, codes * self.channel, axis=-1)
+        channel = _least_squares(offset, codes * token, axis=-2)
+        mean = (rows - codes * token * channel).mean(dim=-2, keepdim=True)
+        return type(self)(token, channel, mean, self.bits)
 
 
-def _root_mean_square(rows: torch.Tensor, *, axes: tuple[int, ...]) -> torch.Tensor:
-    return rows.square().mean(dim=axes, keepdim=True).sqrt()
+def _quantise(rows: torch.Tensor, bits: int) -> dict[str, torch.Tensor]:
+    """Codes, scales and means of rotated rows, float32 ``[…, 128, D]``."""
+    grid = _Grid.around(rows, bits)
+    for _ in range(PASSES):
+        grid = grid.fitted(rows)
+    # Codes are chosen for the scales as stored, and means for those codes.
+    token, channel = (_stored(scale) for scale in (grid.token, grid.channel))
+    codes = _Grid(token, channel, grid.mean, bits).codes(rows)
+    mean = (rows - codes * token * channel).mean(dim=-2, keepdim=True)
+    return {
+        "codes": (codes + middle(bits)).to(torch.int16),
+        "token_scale": token.squeeze(-1).half(),
+        "channel_scale": channel.squeeze(-2).half(),
+        "mean": mean.squeeze(-2).clamp(-LARGEST, LARGEST).half(),
+    }
 
 
-def _grid(
-    rows: torch.Tensor, *, axis: int, bits: int, part: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Step and value of code 0 of each row, as stored: float16, the axis kept with size 1."""
-    low = rows.amin(dim=axis, keepdim=True)
-    high = rows.amax(dim=axis, keepdim=True)
-    spread = (high - low) * part
-    step = spread / ((1 << bits) - 1)
-    zero = (low + high - spread) / 2
-    return step.half().clamp(min=_SMALLEST_STEP), zero.half()
+def _middle_of_range(rows: torch.Tensor) -> torch.Tensor:
+    return (rows.amin(dim=-2, keepdim=True) + rows.amax(dim=-2, keepdim=True)) / 2
 
 
-def _codes(
-    rows: torch.Tensor, *, scale: torch.Tensor, zero: torch.Tensor, bits: int
-) -> torch.Tensor:
-    """Nearest codes on the grid as it is stored, so that rounding the grid costs nothing."""
-    return ((rows - zero) / scale.float()).round().clamp(0, (1 << bits) - 1).to(torch.int16)
+def _root_mean_square(rows: torch.Tensor) -> torch.Tensor:
+    return rows.square().mean(dim=-1, keepdim=True).sqrt().clamp(min=SMALLEST)
+
+
+def _least_squares(rows: torch.Tensor, shape: torch.Tensor, *, axis: int) -> torch.Tensor:
+    """The factors along an axis that bring `shape` nearest to the rows."""
+    product = (rows * shape).sum(dim=axis, keepdim=True)
+    factor: torch.Tensor = product / shape.square().sum(dim=axis, keepdim=True).clamp(min=SMALLEST)
+    return factor.clamp(min=SMALLEST)
+
+
+def _stored(scale: torch.Tensor) -> torch.Tensor:
+    return scale.clamp(SMALLEST, LARGEST).half().float()
 
 
 def attention(

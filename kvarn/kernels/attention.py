@@ -12,7 +12,7 @@ import torch
 
 from kvarn.format.hadamard import rotation
 from kvarn.format.layout import TILE_TOKENS, TileLayout
-from kvarn.format.reference import Tile
+from kvarn.format.reference import Tile, middle
 from kvarn.kernels.pages import load_tail, load_tiles, store_tiles, write_tail
 from kvarn.kernels.step import Queries, Step
 
@@ -146,33 +146,33 @@ def _attend(
     turned = rows @ turn
     for tile, reach in enumerate(queries.reach):
         stored = load_tiles(cache.layout, cache.packed, queries.history[:reach, tile])
-        weights = state.weigh(_scores(stored, turned[:reach]))
-        state.out[:reach] += _combine(stored, weights)
+        weights = state.weigh(_scores(cache.layout, stored, turned[:reach]))
+        state.out[:reach] += _combine(cache.layout, stored, weights)
     out = (state.out / state.total) @ turn
     out = out.view(count, heads, group, width, channels).permute(0, 3, 1, 2, 4)
     return out.flatten(2, 3)
 
 
-def _scores(tile: Tile, query: torch.Tensor) -> torch.Tensor:
+def _scores(layout: TileLayout, tile: Tile, query: torch.Tensor) -> torch.Tensor:
     """Products ``[n, H, M, 128]`` of rotated queries ``[n, H, M, D]`` with a tile's keys.
 
-    The channels' steps go into the queries and the tokens' factors into the products, so that
-    the large product is with the codes themselves.
+    The channels' scales go into the queries and the tokens' into the products, so that the large
+    product is with the codes themselves.
     """
-    if "keys" in tile:
+    if layout.format.is_raw:
         return query @ tile["keys"].mT
-    stepped = query * tile["key_scale"].float().unsqueeze(-2)
-    products = stepped @ tile["key_codes"].float().mT
-    zero = query @ tile["key_zero"].float().unsqueeze(-1)
-    scores: torch.Tensor = (products + zero) * tile["key_token_scale"].float().unsqueeze(-2)
-    return scores
+    codes = tile["key_codes"] - middle(layout.format.key_bits)
+    scaled = query * tile["key_channel_scale"].float().unsqueeze(-2)
+    products = scaled @ codes.mT * tile["key_token_scale"].float().unsqueeze(-2)
+    mean: torch.Tensor = query @ tile["key_mean"].float().unsqueeze(-1)
+    return products + mean
 
 
-def _combine(tile: Tile, weights: torch.Tensor) -> torch.Tensor:
+def _combine(layout: TileLayout, tile: Tile, weights: torch.Tensor) -> torch.Tensor:
     """Sums ``[n, H, M, D]`` of a tile's rotated values under weights ``[n, H, M, 128]``."""
-    if "values" in tile:
+    if layout.format.is_raw:
         return weights @ tile["values"]
-    stepped = weights * tile["value_scale"].float().unsqueeze(-2)
-    return stepped @ tile["value_codes"].float() + weights @ tile["value_zero"].float().unsqueeze(
-        -1
-    )
+    codes = tile["value_codes"] - middle(layout.format.value_bits)
+    scaled = weights * tile["value_token_scale"].float().unsqueeze(-2)
+    sums = scaled @ codes * tile["value_channel_scale"].float().unsqueeze(-2)
+    return sums + weights.sum(dim=-1, keepdim=True) * tile["value_mean"].float().unsqueeze(-2)

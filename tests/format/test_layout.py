@@ -18,7 +18,7 @@ def test_arrays_lie_without_gap_or_overlap(layout: TileLayout) -> None:
     arrays = list(layout.fields.values())
     assert arrays[0].offset_bytes == 0
     assert all(left.end_bytes == right.offset_bytes for left, right in pairwise(arrays))
-    assert arrays[-1].end_bytes == layout.content_bytes
+    assert arrays[-1].end_bytes == layout.tile_bytes
 
 
 @pytest.mark.parametrize("layout", ALL)
@@ -27,9 +27,8 @@ def test_every_array_starts_on_16_bytes(layout: TileLayout) -> None:
 
 
 @pytest.mark.parametrize("layout", ALL)
-def test_a_page_is_a_whole_number_of_bytes_per_token(layout: TileLayout) -> None:
+def test_a_tile_is_a_whole_number_of_bytes_per_token(layout: TileLayout) -> None:
     assert layout.tile_bytes == layout.bytes_per_token * TILE_TOKENS
-    assert 0 <= layout.tile_bytes - layout.content_bytes < TILE_TOKENS
 
 
 @pytest.mark.parametrize("layout", ALL)
@@ -44,14 +43,23 @@ def test_rotation_blocks_tile_the_head(layout: TileLayout) -> None:
     [
         ("kvarn_k4v2_g128", 64, 7168),
         ("kvarn_k4v2_g128", 80, 8832),
-        ("kvarn_k4v2_g128", 128, 13568),
-        ("kvarn_k4v2_g128", 256, 26368),
-        ("kvarn_k4v4_g128", 128, 17664),
+        ("kvarn_k4v2_g128", 128, 13824),
+        ("kvarn_k4v2_g128", 256, 27136),
+        ("kvarn_k3v3_g128", 128, 13824),
+        ("kvarn_k4v3_g128", 128, 15872),
+        ("kvarn_k4v4_g128", 128, 17920),
         ("kvarn_raw_g128", 64, 65536),
     ],
 )
 def test_known_sizes(name: str, head_dim: int, tile_bytes: int) -> None:
     assert TileLayout(FORMATS[name], head_dim).tile_bytes == tile_bytes
+
+
+def test_a_format_is_named_after_its_bits() -> None:
+    assert list(FORMATS) == [
+        *("kvarn_k4v2_g128", "kvarn_k3v3_g128", "kvarn_k4v3_g128", "kvarn_k4v4_g128"),
+        "kvarn_raw_g128",
+    ]
 
 
 def test_another_head_dimension_is_refused_with_the_remedy() -> None:

@@ -1,6 +1,5 @@
 """The study's contenders are what they claim to be."""
 
-from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -37,36 +36,29 @@ def test_turboquant_counts_the_bytes_that_vllm_stores(name: str, bits: tuple[int
     assert ours.bits(128) == config.slot_size * 8 / 256
 
 
-@pytest.mark.parametrize(
-    ("name", "open_choices"),
-    [("kvarn_k4v2_g128", recipe.K4V2), ("kvarn_k4v4_g128", recipe.K4V4)],
-)
-def test_the_recipe_can_be_the_format(name: str, open_choices: recipe.Recipe, rows: Rows) -> None:
+@pytest.mark.parametrize("name", [name for name in FORMATS if not FORMATS[name].is_raw])
+def test_the_recipe_is_the_format(name: str, rows: Rows) -> None:
     """The ablations start from `kvarn.format` itself, so both must agree."""
-    tile_format = FORMATS[name]
-    known = replace(
-        open_choices, key_range=tile_format.key_range, value_range=tile_format.value_range
-    )
-    assert error(recipe.method(name, known), rows) == pytest.approx(
-        error(plane.shipped(tile_format), rows), rel=5e-3
-    )
+    ours, open_choices = plane.shipped(FORMATS[name]), recipe.method(name, recipe.of(FORMATS[name]))
+    assert error(open_choices, rows) == pytest.approx(error(ours, rows), rel=1e-3)
+    assert open_choices.bits(128) == ours.bits(128)
 
 
 def test_means_leave_a_tile_no_error_on_average(rows: Rows) -> None:
-    method = recipe.method("centred", recipe.CENTRED_K4V2)
+    method = recipe.method("", recipe.Recipe())
     off = (method.through(*rows)[1] - rows[1]).unflatten(-2, (-1, 128))
     assert off.mean(-2).abs().max() < 2e-3 < off.abs().mean()
 
 
 def test_fitting_scales_to_codes_lowers_the_error(rows: Rows) -> None:
-    errors = [error(recipe.method("", replace(recipe.K4V2, fits=fits)), rows) for fits in (0, 1, 4)]
+    errors = [error(recipe.method("", recipe.Recipe(passes=passes)), rows) for passes in (0, 1, 4)]
     assert errors == sorted(errors, reverse=True)
 
 
 def test_the_published_method_depends_on_magnitude_and_ours_does_not() -> None:
     layer = synthetic(0, uneven=0.7, device=torch.device("cpu"))
     large, small = ((layer.keys * factor, layer.values) for factor in (1.0, 0.02))
-    ours = recipe.method("", recipe.K4V4)
+    ours = recipe.method("", recipe.Recipe(value_bits=4))
     assert error(ours, small) == pytest.approx(error(ours, large), rel=0.02)
     assert error(published(4, 4), small) > 1.1 * error(published(4, 4), large)
 
@@ -80,7 +72,7 @@ def test_exact_storage_has_no_error_on_the_plane() -> None:
 def test_more_sink_means_less_error() -> None:
     layers = [synthetic(0, uneven=0.1, device=torch.device("cpu"))]
     errors = [
-        plane.output_error(recipe.method("", recipe.K4V2, sink_tokens=tokens), layers)
+        plane.output_error(recipe.method("", recipe.Recipe(), sink_tokens=tokens), layers)
         for tokens in (0, 512, 2048)
     ]
     assert errors[0] > errors[1] > errors[2] == 0

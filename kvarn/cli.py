@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -27,12 +28,14 @@ from kvarn.planner import (
     plan,
 )
 from kvarn.planner.accelerators import GIB
+from kvarn.planner.catalogue import known_models
 from kvarn.planner.source import find_shape, serve_arguments
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 P = ParamSpec("P")
+PIPED_COLUMNS = 120
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -61,7 +64,10 @@ def _exits(command: Callable[P, None]) -> Callable[P, None]:
 @main.command("plan")
 @click.argument("model")
 @click.option("--gpu", required=True, help="GPU as in `kvarn gpus`, as a node label, or `cpu`.")
-@click.option("--tp", default=1, show_default=True, help="GPUs that share the model.")
+@click.option("--tp", default=1, show_default=True, help="GPUs that share each layer.")
+@click.option(
+    "--pp", default=1, show_default=True, help="Stages of layers, each on GPUs of its own."
+)
 @click.option("--memory", type=float, help="Memory of one device in GiB, if not the table's.")
 @click.option(
     "--format",
@@ -87,6 +93,7 @@ def plan_command(
     model: str,
     gpu: str,
     tp: int,
+    pp: int,
     memory: float | None,
     cache_format: str,
     vllm_version: str,
@@ -96,7 +103,8 @@ def plan_command(
 ) -> None:
     """Plan MODEL: a folder, a config.json, or organisation/name."""
     memory_bytes = None if memory is None else round(memory * GIB)
-    accelerator = Accelerator.find(gpu, count=tp, memory_bytes=memory_bytes)
+    found = Accelerator.find(gpu, count=tp, memory_bytes=memory_bytes)
+    accelerator = replace(found, stages=pp)
     workload, limits = _workload(numbers), _limits(numbers)
     shape = find_shape(model)
     made = plan(
@@ -144,7 +152,7 @@ def _print(draw: Callable[["Console"], None]) -> None:
     """What `draw` prints, without the blanks that fill tables up."""
     from rich.console import Console  # noqa: PLC0415
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else PIPED_COLUMNS)
     with console.capture() as captured:
         draw(console)
     for line in captured.get().splitlines():
@@ -164,6 +172,19 @@ def gpus(*, as_json: bool) -> None:
     from kvarn.planner.report import print_gpus  # noqa: PLC0415
 
     _print(lambda console: print_gpus(console, known_gpus()))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def models(*, as_json: bool) -> None:
+    """List the models whose shapes are built in, for planning without a network."""
+    if as_json:
+        listing = {name: shape.to_dict() for name, shape in known_models().items()}
+        click.echo(json.dumps(listing, indent=2))
+        return
+    from kvarn.planner.report import print_models  # noqa: PLC0415
+
+    _print(lambda console: print_models(console, known_models()))
 
 
 @main.command()

@@ -21,6 +21,7 @@ class Accelerator:
         memory_bytes: memory of one device, as `cudaMemGetInfo` totals it; of the container on
             the CPU.
         bandwidth_bytes: what one device reads per second at most, from its data sheet.
+        flops: dense operations on 16-bit numbers that one device does per second at most.
         count: devices that share a layer; tensor parallel size.
         stages: parts that the layers are dealt to; pipeline parallel size.
     """
@@ -28,6 +29,7 @@ class Accelerator:
     product: str
     memory_bytes: int
     bandwidth_bytes: int = 0
+    flops: int = 0
     count: int = 1
     stages: int = 1
 
@@ -46,6 +48,32 @@ class Accelerator:
             raise AcceleratorError(
                 "InvalidAccelerator", f"count is {self.devices} on the CPU; give 1."
             )
+
+    def partition(self, profile: str) -> "Accelerator":
+        """The MIG instance of this GPU with a profile such as `3g.20gb`.
+
+        A GPU has eight slices of memory and seven of multiprocessors; each instance keeps a little
+        memory for itself (`nvidia-smi mig -lgip`).
+
+        Raises:
+            AcceleratorError: that is no profile, or not one of this GPU.
+        """
+        found = _PROFILE.fullmatch(profile)
+        stated = re.search(r"(\d+)GB", self.product.upper())
+        slices = round(8 * int(found["memory"]) / int(stated[1])) if found and stated else 0
+        if found is None or not 1 <= slices <= 8:
+            raise AcceleratorError(
+                "UnknownAccelerator",
+                f"{profile} is no MIG profile of {self.product}; write it as 3g.20gb, or state its"
+                " memory.",
+            )
+        return replace(
+            self,
+            product=f"{self.product}-MIG-{profile}",
+            memory_bytes=round(slices / 8 * self.memory_bytes * 0.99) - GIB // 10,
+            bandwidth_bytes=self.bandwidth_bytes * slices // 8,
+            flops=self.flops * int(found["compute"]) // 7,
+        )
 
     @property
     def devices(self) -> int:
@@ -79,6 +107,9 @@ class Accelerator:
         """
         if name.lower() == "cpu":
             return cls(product="cpu", memory_bytes=memory_bytes or CPU_MEMORY_BYTES, count=count)
+        if part := _PARTITION.fullmatch(name):
+            whole = cls.find(part["whole"])
+            return replace(whole.partition(part["profile"]), count=count)
         found = _match(name)
         if found is None and memory_bytes is None:
             raise AcceleratorError("UnknownAccelerator", _unknown(name))
@@ -110,8 +141,6 @@ def _match(name: str) -> Accelerator | None:
 
 
 def _unknown(name: str) -> str:
-    if "MIG" in name.upper():
-        return f"{name} is a MIG profile; state its memory."
     near = difflib.get_close_matches(name.upper(), [key.upper() for key in _GPUS], n=3, cutoff=0.3)
     names = ", ".join(product for product in _GPUS if product.upper() in near)
     return f"No GPU is known as {name}; " + (
@@ -126,6 +155,8 @@ def _words(name: str) -> frozenset[str]:
     return frozenset(word for word in words if not _FILLER.fullmatch(word))
 
 
+_PROFILE = re.compile(r"(?P<compute>[1-7])g\.(?P<memory>\d+)gb(\+\w+)?", re.IGNORECASE)
+_PARTITION = re.compile(r"(?P<whole>.+?)-MIG-(?P<profile>.+)", re.IGNORECASE)
 _VARIANTS = frozenset({"TI", "SUPER", "LAPTOP"})
 _FILLER = re.compile(
     r"NVIDIA|TESLA|GEFORCE|QUADRO|GPU|SERVER|WORKSTATION|EDITION|GENERATION|MAX|Q|SHARED"
@@ -135,64 +166,66 @@ _FILLER = re.compile(
 
 # Memory: «GPU 0 has a total capacity of N GiB» in PyTorch's and vLLM's messages, which is what
 # vLLM multiplies with --gpu-memory-utilization. The driver keeps some: nvidia-smi shows up to
-# 2 % more. Where drivers differ, the smaller figure stands. Bandwidth: NVIDIA's data sheets.
+# 2 % more. Where drivers differ, the smaller figure stands. Bandwidth in GB/s and dense 16-bit
+# tensor operations in TFLOP/s: NVIDIA's data sheets.
 _TABLE = """
-B300-SXM6-288GB                     267.69  8000
-GB300-288GB                         276.5   8000
-GB200-186GB                         184.31  8000
-B200-180GB                          178.35  8000
-H200-141GB                          139.8   4800
-H200-NVL-141GB                      139.8   4800
-H100-80GB-HBM3                       79.18  3350
-H100-PCIe-80GB                       79.18  2000
-H100-NVL-94GB                        93.0   3900
-H800-80GB                            79.18  3350
-GH200-144GB-HBM3e                   139.8   4900
-GH200-480GB                          94.5   4000
-H20-96GB                             95.0   4000
-A100-SXM4-80GB                       79.25  2039
-A100-PCIE-80GB                       79.25  1935
-A100-SXM4-40GB                       39.38  1555
-A100-PCIE-40GB                       39.38  1555
-A800-SXM4-80GB                       79.25  2039
-A30-24GB                             23.5    933
-A40-48GB                             44.34   696
-A16-16GB                             14.53   200
-A10-24GB                             22.03   600
-A10G-24GB                            22.03   600
-A2-16GB                              14.53   200
-L40S-48GB                            44.39   864
-L40-48GB                             44.39   864
-L20-48GB                             44.39   864
-L4-24GB                              22.03   300
-Tesla-T4-16GB                        14.56   320
-GB10-128GB                          121.6    273
-RTX-PRO-6000-Blackwell-96GB          94.97  1792
-RTX-PRO-5000-Blackwell-48GB          47.3   1344
-RTX-6000-Ada-Generation-48GB         47.38   960
-RTX-5000-Ada-Generation-32GB         31.4    576
-RTX-A6000-48GB                       47.4    768
-RTX-A5000-24GB                       23.5    768
-Quadro-RTX-8000-48GB                 47.27   672
-GeForce-RTX-5090-32GB                31.36  1792
-GeForce-RTX-5080-16GB                15.46   960
-GeForce-RTX-5070-Ti-16GB             15.46   896
-GeForce-RTX-4090-24GB                23.51  1008
-GeForce-RTX-4080-16GB                15.57   717
-GeForce-RTX-4070-Ti-SUPER-16GB       15.57   672
-GeForce-RTX-4060-Ti-16GB             15.57   288
-GeForce-RTX-3090-Ti-24GB             23.55  1008
-GeForce-RTX-3090-24GB                23.55   936
-GeForce-RTX-3060-12GB                11.63   360
+B300-SXM6-288GB                     267.69  8000   2250
+GB300-288GB                         276.5   8000   2500
+GB200-186GB                         184.31  8000   2500
+B200-180GB                          178.35  8000   2250
+H200-141GB                          139.8   4800    989
+H200-NVL-141GB                      139.8   4800    835
+H100-80GB-HBM3                       79.18  3350    989
+H100-PCIe-80GB                       79.18  2000    756
+H100-NVL-94GB                        93.0   3900    835
+H800-80GB                            79.18  3350    989
+GH200-144GB-HBM3e                   139.8   4900    989
+GH200-480GB                          94.5   4000    989
+H20-96GB                             95.0   4000    148
+A100-SXM4-80GB                       79.25  2039    312
+A100-PCIE-80GB                       79.25  1935    312
+A100-SXM4-40GB                       39.38  1555    312
+A100-PCIE-40GB                       39.38  1555    312
+A800-SXM4-80GB                       79.25  2039    312
+A30-24GB                             23.5    933    165
+A40-48GB                             44.34   696    150
+A16-16GB                             14.53   200     18
+A10-24GB                             22.03   600    125
+A10G-24GB                            22.03   600     70
+A2-16GB                              14.53   200     18
+L40S-48GB                            44.39   864    362
+L40-48GB                             44.39   864    181
+L20-48GB                             44.39   864    120
+L4-24GB                              22.03   300    121
+Tesla-T4-16GB                        14.56   320     65
+GB10-128GB                          121.6    273    125
+RTX-PRO-6000-Blackwell-96GB          94.97  1792    252
+RTX-PRO-5000-Blackwell-48GB          47.3   1344    147
+RTX-6000-Ada-Generation-48GB         47.38   960    182
+RTX-5000-Ada-Generation-32GB         31.4    576    131
+RTX-A6000-48GB                       47.4    768    155
+RTX-A5000-24GB                       23.5    768    111
+Quadro-RTX-8000-48GB                 47.27   672    131
+GeForce-RTX-5090-32GB                31.36  1792    210
+GeForce-RTX-5080-16GB                15.46   960    113
+GeForce-RTX-5070-Ti-16GB             15.46   896     88
+GeForce-RTX-4090-24GB                23.51  1008    165
+GeForce-RTX-4080-16GB                15.57   717     97
+GeForce-RTX-4070-Ti-SUPER-16GB       15.57   672     88
+GeForce-RTX-4060-Ti-16GB             15.57   288     44
+GeForce-RTX-3090-Ti-24GB             23.55  1008     80
+GeForce-RTX-3090-24GB                23.55   936     71
+GeForce-RTX-3060-12GB                11.63   360     25
 """
 
 
 def _parse(line: str) -> Accelerator:
-    product, gib, gigabytes = line.split()
+    product, gib, gigabytes, teraflops = line.split()
     return Accelerator(
         product=product,
         memory_bytes=round(float(gib) * GIB),
         bandwidth_bytes=int(gigabytes) * 10**9,
+        flops=int(teraflops) * 10**12,
     )
 
 

@@ -7,6 +7,7 @@ from kvarn.planner.cache import CacheLayout, cache_layout, ceil_div
 from kvarn.planner.formats import CacheFormat
 from kvarn.planner.memory import AccountLine, Batch, overhead
 from kvarn.planner.problem import Problem
+from kvarn.planner.roofline import Roofline
 
 UNSUPPORTED = "UnsupportedFormat"
 
@@ -54,6 +55,8 @@ class Draft:
         lines: what one device holds beside the cache.
         cache_bytes: the cache of one device.
         requests: requests of the workload that the cache holds at once.
+        served: how many of them run at once: as many as are asked for, held and scheduled.
+        tokens_per_second: output of so many by the roofline; 0 where the device is not known.
     """
 
     format: CacheFormat
@@ -64,6 +67,8 @@ class Draft:
     max_model_tokens: int
     request_blocks: int
     requests: int
+    served: int
+    tokens_per_second: int
 
     @property
     def cache_blocks(self) -> int:
@@ -94,16 +99,26 @@ class Misfit:
 
 
 def attempt(problem: Problem, cache_format: CacheFormat) -> Draft | Misfit:
-    """The widest batch limits with which `cache_format` holds a request of the needed length."""
+    """The batch limits with which `cache_format` serves the most of the workload at once.
+
+    Of limits that serve as many, the widest batch: it computes prompts in fewer steps.
+    """
     if refusal := cache_format.refusal(problem.shape, problem.accelerator.is_cpu):
         return Misfit(UNSUPPORTED, refusal)
     layout = cache_layout(problem.shape, problem.accelerator, cache_format, problem.version)
+    best: Draft | None = None
     for batch in problem.batches():
         narrowed = _narrowed(problem, layout, batch)
         room = _room(problem, layout, narrowed)
         if room.holds(problem.needed_tokens):
-            return _draft(problem, cache_format, narrowed, room)
-    return _misfit(problem, room)
+            draft = _draft(problem, cache_format, narrowed, room)
+            if best is None or draft.served > MORE * best.served:
+                best = draft
+    return best or _misfit(problem, room)
+
+
+MORE = 1.02
+"""How many times the requests a narrower batch must serve to be worth its slower prompts."""
 
 
 def fits(problem: Problem, cache_format: CacheFormat) -> bool:
@@ -152,6 +167,8 @@ def _draft(problem: Problem, cache_format: CacheFormat, batch: Batch, room: Room
     if problem.accelerator.is_cpu:
         useful_bytes = (1 + batch.max_sequences * request_blocks) * room.layout.block_bytes
         room = replace(room, cache_bytes=min(room.cache_bytes, useful_bytes))
+    requests = _requests(problem, room)
+    served = min(requests, batch.max_sequences, problem.workload.concurrency)
     return Draft(
         format=cache_format,
         layout=room.layout,
@@ -160,8 +177,17 @@ def _draft(problem: Problem, cache_format: CacheFormat, batch: Batch, room: Room
         cache_bytes=room.cache_bytes,
         max_model_tokens=longest,
         request_blocks=request_blocks,
-        requests=_requests(problem, room),
+        requests=requests,
+        served=served,
+        tokens_per_second=_speed(problem, cache_format, served),
     )
+
+
+def _speed(problem: Problem, cache_format: CacheFormat, served: int) -> int:
+    line = Roofline(shape=problem.shape, accelerator=problem.accelerator, cache_format=cache_format)
+    if not (line.is_known and served):
+        return 0
+    return round(line.tokens_per_second(problem.workload, served))
 
 
 def _misfit(problem: Problem, room: Room) -> Misfit:

@@ -14,16 +14,26 @@ def format_reason(
     problem: Problem, draft: Draft, outcomes: Mapping[str, Draft | Misfit], *, by_hand: bool
 ) -> str:
     """Why this format, one sentence with the numbers."""
-    name, load = draft.format.name, problem.workload
-    holds = f"{name} holds {draft.requests:,} requests of {load.request_tokens:,} tokens at once"
+    load = problem.workload
+    serves = (
+        f"{draft.format.name} serves {draft.served:,} of {load.concurrency:,} requests of"
+        f" {load.request_tokens:,} tokens at once{_speed(draft)}"
+    )
     if by_hand:
-        return f"{holds}; asked for by name."
+        return f"{serves}; asked for by name."
     drafts = [other for other in outcomes.values() if isinstance(other, Draft)]
-    if draft.requests >= load.concurrency and draft is drafts[0]:
-        return f"{holds}; the {load.concurrency:,} asked for fit without a smaller cache."
-    others = [f"{other.format.name} {other.requests:,}" for other in drafts if other is not draft]
-    beaten = ", ".join(others) or "no other format fits"
-    return f"{holds}, of {load.concurrency:,} asked for; {beaten}.{_no_tiles(draft, outcomes)}"
+    others = [
+        f"{other.format.name} {other.served:,}{_speed(other)}"
+        for other in drafts
+        if other is not draft
+    ]
+    beaten = "; ".join(others) or "no other format fits"
+    words = "a smaller cache would gain nothing: " if draft is drafts[0] and others else ""
+    return f"{serves}; {words}{beaten}.{_no_tiles(draft, outcomes)}"
+
+
+def _speed(draft: Draft) -> str:
+    return f" at {draft.tokens_per_second:,} tokens/s" if draft.tokens_per_second else ""
 
 
 def _no_tiles(draft: Draft, outcomes: Mapping[str, Draft | Misfit]) -> str:
@@ -61,7 +71,7 @@ def choices(problem: Problem, draft: Draft) -> tuple[Choice, ...]:
         Choice(
             "utilizationPercent",
             f"{problem.utilization_percent}",
-            BY_HAND if fixed.utilization_percent else "the default of this engine version",
+            BY_HAND if fixed.utilization_percent else _utilization(problem),
         ),
     )
 
@@ -73,10 +83,20 @@ def alternatives(chosen: Draft, outcomes: Mapping[str, Draft | Misfit]) -> tuple
 
 def _alternative(name: str, outcome: Draft | Misfit, chosen: Draft) -> Alternative:
     if isinstance(outcome, Misfit):
-        return Alternative(name, 0, 0, outcome.message)
+        return Alternative(name, 0, 0, 0, outcome.message)
     ratio = outcome.cache_tokens / chosen.cache_tokens
     note = "" if outcome is chosen else f"{ratio:.2f} times the tokens"
-    return Alternative(name, outcome.cache_tokens, outcome.requests, note)
+    return Alternative(
+        name, outcome.cache_tokens, outcome.requests, outcome.tokens_per_second, note
+    )
+
+
+def _utilization(problem: Problem) -> str:
+    if problem.accelerator.is_cpu:
+        return "all of the container's memory"
+    if problem.raised:
+        return f"the default, {problem.version.utilization_percent}, is too little"
+    return "the default of this engine version"
 
 
 def _model_tokens(problem: Problem, draft: Draft) -> str:
@@ -94,4 +114,4 @@ def _sequences(draft: Draft) -> str:
 def _batched_tokens(problem: Problem, draft: Draft) -> str:
     if draft.batch.max_batched_tokens == problem.default_batched_tokens:
         return "vLLM's default for this device"
-    return "the most whose activations leave room for the cache"
+    return "a wider batch's activations would leave less to the cache"

@@ -20,6 +20,8 @@ from kvarn.planner.weights import Description, Weights, computed_weights
 POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 PRESCALED_ROPES = ("su", "longrope", "llama3", "yarn", "default", "")
 """RoPE variants with the factor in `max_position_embeddings` already (`vllm/config/model.py`)."""
+QUANTIZATION_FILE = "hf_quant_config.json"
+"""Where NVIDIA's tools keep the quantisation."""
 WRAPPED = ("text_config", "language_config", "llm_config", "thinker_config")
 """Where a model of several parts keeps the language model's config."""
 INHERITED = ("dtype", "torch_dtype", "quantization_config", "compression_config")
@@ -52,9 +54,11 @@ def _model_name(path: Path) -> str:
 def folder_config(folder: Path) -> dict[str, Any]:
     """The folder's config, with the quantisation that NVIDIA's tools keep in a file of its own."""
     config = load_config(folder / "config.json")
-    apart = folder / "hf_quant_config.json"
+    apart = folder / QUANTIZATION_FILE
     if "quantization_config" not in config and apart.is_file():
-        config["quantization_config"] = {"quant_method": "modelopt", **load_config(apart)}
+        stated = load_config(apart)
+        inner = ConfigView(stated).mapping("quantization") or stated
+        config["quantization_config"] = {"quant_method": "modelopt", **inner}
     return config
 
 
@@ -104,6 +108,7 @@ def shape_from_config(
         quantization=weights.quantization,
         attention_traits=family.traits,
         expert_bytes=weights.expert_bytes,
+        active_parameters=weights.active_parameters,
         experts=experts(view),
         experts_per_token=chosen_experts(view) if experts(view) else 0,
         multimodal=any(config.get(key) for key in TOWERS),
@@ -143,7 +148,11 @@ def _refuse(text: Mapping[str, Any]) -> None:
     kind = str(text.get("model_type") or "")
     for key, (reason, what) in _UNPLANNED.items():
         if text.get(key):
-            raise ShapeError(reason, f"{kind} {what}; use another model, or another sizer for it.")
+            raise ShapeError(
+                reason,
+                f"{kind} {what}, and is not planned for; state layerKinds in the shape, or leave"
+                " the context to vLLM with --max-model-len auto.",
+            )
     if text.get("auto_map") and kind not in FAMILIES and "num_attention_heads" not in text:
         raise ShapeError(
             "RemoteCode",

@@ -5,6 +5,7 @@ mean elsewhere. It is no dependency of the planner: serving images have it.
 """
 
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -12,7 +13,12 @@ from urllib.request import getproxies
 
 from kvarn.planner.config_file import load_config
 from kvarn.planner.errors import ShapeError
-from kvarn.planner.hf_config import computing_dtype, shape_from_config
+from kvarn.planner.hf_config import (
+    QUANTIZATION_FILE,
+    computing_dtype,
+    folder_config,
+    shape_from_config,
+)
 from kvarn.planner.safetensors import Tensor, folder_weight_bytes, held_bytes
 
 if TYPE_CHECKING:
@@ -28,12 +34,22 @@ def hub_shape(repository: str, revision: str | None = None) -> "ModelShape":
         ShapeError: the hub or the model cannot be reached, or cannot be planned for.
     """
     path = _config_path(repository, revision)
-    config = load_config(path)
+    if "quantization_config" not in load_config(path):
+        _fetch_beside(path, repository)
+    config = folder_config(path.parent)
     dtype = computing_dtype(config)
     measured = folder_weight_bytes(path.parent, dtype)
     if measured is None:
         measured = _remote_weight_bytes(repository, revision, dtype)
-    return shape_from_config(config, weight_bytes=measured)
+    return shape_from_config(config, name=repository, weight_bytes=measured)
+
+
+def _fetch_beside(path: Path, repository: str) -> None:
+    """Fetch the quantisation that NVIDIA's tools keep in a file of its own, if there is one."""
+    from huggingface_hub import errors, hf_hub_download  # noqa: PLC0415
+
+    with suppress(OSError, errors.EntryNotFoundError):
+        hf_hub_download(repository, QUANTIZATION_FILE, revision=path.parent.name)
 
 
 def _config_path(repository: str, revision: str | None) -> Path:

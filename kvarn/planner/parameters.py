@@ -21,12 +21,14 @@ class Parameters:
             counts recurrent mixers too, `mlp`, `experts`, `shared` and `head`, the output layer.
         others: in embeddings, norms, biases and routers.
         absorbed: copies of matrices that vLLM makes when it loads latent attention.
+        head: in the output layer, whether or not it is the embedding too.
         expert_width: width of one expert, which some kernels fill up.
     """
 
     matrices: Counter[str] = field(default_factory=Counter)
     others: int = 0
     absorbed: int = 0
+    head: int = 0
     expert_width: int = 0
 
 
@@ -38,8 +40,9 @@ def count_parameters(
     vocabulary = view.integer("vocab_size", "padded_vocab_size")
     final_norm = hidden * (2 if family.norm_bias else 1)
     head_bias = vocabulary if family.norm_bias and family.out_bias and not tied else 0
-    found = Parameters(others=vocabulary * hidden + final_norm + head_bias)
-    found.matrices[HEAD] = 0 if tied else vocabulary * hidden
+    head = vocabulary * hidden
+    found = Parameters(others=head + final_norm + head_bias, head=head)
+    found.matrices[HEAD] = 0 if tied else head
     for mixer, count in Counter(mixers).items():
         _add_mixer(found, view, family, mixer, count)
     for feedforward in feedforwards(view, len(mixers)):

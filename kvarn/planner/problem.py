@@ -14,22 +14,38 @@ GPU_SEQUENCES = 256
 """Sequences at once on a GPU unless the workload wants more: sampling for more costs memory."""
 
 
+RAISED_PERCENT = 95
+"""Share of a device that vLLM may take where the default is too little: what is left holds the CUDA
+context and what an allocator loses."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """What is given: a model, an accelerator, a workload that fits the model, fixed limits."""
+    """What is given: a model, an accelerator, a workload that fits the model, fixed limits.
+
+    Attributes:
+        raised: whether vLLM may take more of the device than by default.
+    """
 
     shape: ModelShape
     accelerator: Accelerator
     workload: Workload
     limits: Limits
     version: EngineVersion
+    raised: bool = False
 
     @property
     def utilization_percent(self) -> int:
         """Share of the device that vLLM may take; all of a container's memory on the CPU."""
         if self.accelerator.is_cpu:
             return 100
-        return self.limits.utilization_percent or self.version.utilization_percent
+        usual = RAISED_PERCENT if self.raised else self.version.utilization_percent
+        return self.limits.utilization_percent or usual
+
+    @property
+    def may_raise(self) -> bool:
+        """Whether the share of the device is free to be raised."""
+        return not (self.raised or self.accelerator.is_cpu or self.limits.utilization_percent)
 
     @property
     def budget_bytes(self) -> int:

@@ -7,7 +7,8 @@ from kvarn.planner.accelerators import GIB, Accelerator, known_gpus
 from kvarn.planner.draft import Misfit
 from kvarn.planner.problem import Problem
 
-COUNTS = (2, 4, 8)
+COUNTS = ((2, 1), (4, 1), (8, 1), (8, 2), (8, 4))
+"""Devices that share a layer, and stages of layers."""
 MORE = 1.05
 """How many times the memory makes a device worth naming as a larger one."""
 
@@ -29,7 +30,9 @@ def _larger(problem: Problem, fits: Callable[[Problem], bool]) -> list[str]:
     if device.is_cpu:
         sizes = [replace(device, memory_bytes=device.memory_bytes << step) for step in range(1, 8)]
     else:
-        sizes = [replace(gpu, count=device.count) for gpu in _larger_gpus(device)]
+        sizes = [
+            replace(gpu, count=device.count, stages=device.stages) for gpu in _larger_gpus(device)
+        ]
     return _first(sizes, problem, fits)
 
 
@@ -66,13 +69,17 @@ def _larger_gpus(device: Accelerator) -> list[Accelerator]:
 
 def _counts(problem: Problem, device: Accelerator) -> list[Accelerator]:
     """More of `device` than the problem has, as the attention heads divide."""
-    fewest, heads = problem.accelerator.count, problem.shape.attention_heads
-    counts = [count for count in COUNTS if count > fewest and not heads % count]
-    return [] if device.is_cpu else [replace(device, count=count) for count in counts]
+    fewest, heads = problem.accelerator.devices, problem.shape.attention_heads
+    return [
+        replace(device, count=count, stages=stages)
+        for count, stages in COUNTS
+        if count * stages > fewest and not heads % count and not device.is_cpu
+    ]
 
 
 def _name(device: Accelerator) -> str:
     if device.is_cpu:
         return f"give the container {device.memory_bytes / GIB:g} GiB of memory"
-    count = f"{device.count} of " if device.count > 1 else ""
-    return f"use {count}{device.product}"
+    count = f"{device.devices} of " if device.devices > 1 else ""
+    stages = f" in {device.stages} stages" if device.stages > 1 else ""
+    return f"use {count}{device.product}{stages}"

@@ -1,6 +1,6 @@
 """The plan on a terminal: the account, the formats side by side, the limits, the command."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rich.console import Console
 from rich.table import Table
@@ -45,14 +45,37 @@ def print_gpus(console: Console, gpus: Iterable[Accelerator]) -> None:
     console.print(table)
 
 
+def print_models(console: Console, models: Mapping[str, ModelShape]) -> None:
+    """The table of models whose shapes are built in."""
+    table = _table("model", ("", "layers"), ("weights", "GiB"), ("longest", "context"))
+    table.add_column("keeps")
+    for name, shape in models.items():
+        context = f"{shape.max_position_tokens:,}"
+        weights = f"{shape.weight_bytes / GIB:,.1f}"
+        table.add_row(name, f"{shape.layers}", weights, context, _kept(shape))
+    console.print(table)
+
+
+def _kept(shape: ModelShape) -> str:
+    """What the layers keep: `16 full, 48 state`."""
+    return ", ".join(f"{kind.layers} {kind.kind}" for kind in shape.kinds)
+
+
 def _headline(shape: ModelShape, plan: Plan) -> Text:
     device = plan.accelerator
-    count = f"{device.count} of " if device.count > 1 else ""
+    count = f"{device.devices} of " if device.devices > 1 else ""
+    stages = f" in {device.stages} stages" if device.stages > 1 else ""
     return Text(
-        f"{shape.architecture}, {shape.layers} layers, {shape.kv_heads} KV heads of"
-        f" {shape.head_dim}, on {count}{device.product}, vLLM {plan.engine_version}",
+        f"{shape.architecture}, {_layers(shape)}, on {count}{device.product}{stages}, vLLM"
+        f" {plan.engine_version}",
         style="bold",
     )
+
+
+def _layers(shape: ModelShape) -> str:
+    if shape.layer_kinds:
+        return f"{shape.layers} layers ({_kept(shape)})"
+    return f"{shape.layers} layers, {shape.kv_heads} KV heads of {shape.head_dim}"
 
 
 def _account(plan: Plan, *, explain: bool) -> Table:
@@ -66,14 +89,14 @@ def _account(plan: Plan, *, explain: bool) -> Table:
 
 
 def _formats(plan: Plan) -> Table:
-    table = _table("format", ("cache", "tokens"), ("", "requests"))
+    table = _table("format", ("cache", "tokens"), ("", "requests"), ("", "tokens/s"))
     table.add_column("")
     for other in plan.alternatives:
         chosen = other.format == plan.format
+        numbers = (other.cache_tokens, other.requests, other.tokens_per_second)
         table.add_row(
             other.format,
-            f"{other.cache_tokens:,}" if other.cache_tokens else "-",
-            f"{other.requests:,}" if other.cache_tokens else "-",
+            *(f"{number:,}" if number else "-" for number in numbers),
             "chosen" if chosen else other.note,
             style="bold" if chosen else None,
         )

@@ -32,12 +32,15 @@ class Alternative:
         format: its name.
         cache_tokens: tokens that its cache holds; 0 when it cannot serve.
         requests: requests of the workload that it holds at once.
+        tokens_per_second: output of the requests that run at once, by the roofline; 0 where it is
+            not known.
         note: why it cannot serve or was not chosen; empty for the chosen one.
     """
 
     format: str
     cache_tokens: int
     requests: int
+    tokens_per_second: int
     note: str
 
 
@@ -58,6 +61,7 @@ class Plan:
         max_batched_tokens: `--max-num-batched-tokens`.
         utilization_percent: `--gpu-memory-utilization`, in hundredths; 0 on the CPU.
         workload_requests: requests of the workload that the cache holds at once.
+        tokens_per_second: output of those that run at once, by the roofline; 0 if it is not known.
         choices: every decision with its reason.
         alternatives: all formats side by side.
         engine_version: vLLM's `major.minor` that the account is for.
@@ -76,6 +80,7 @@ class Plan:
     max_batched_tokens: int
     utilization_percent: int
     workload_requests: int
+    tokens_per_second: int
     choices: tuple[Choice, ...]
     alternatives: tuple[Alternative, ...]
     engine_version: str
@@ -100,7 +105,7 @@ class Plan:
             memory = ("--kv-cache-memory-bytes", str(self.cache_bytes))
         else:
             memory = ("--gpu-memory-utilization", f"{self.utilization_percent / 100:.2f}")
-        parallel = self.accelerator.count
+        parallel, stages = self.accelerator.count, self.accelerator.stages
         return (
             *("--kv-cache-dtype", self.kv_cache_dtype),
             *("--max-model-len", str(self.max_model_tokens)),
@@ -108,6 +113,7 @@ class Plan:
             *("--max-num-batched-tokens", str(self.max_batched_tokens)),
             *memory,
             *(("--tensor-parallel-size", str(parallel)) if parallel > 1 else ()),
+            *(("--pipeline-parallel-size", str(stages)) if stages > 1 else ()),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -49,6 +49,8 @@ class ModelShape:
     """Routed experts in a layer."""
     experts_per_token: int = 0
     """How many of them a token visits."""
+    active_parameters: int = 0
+    """Weights that a token is multiplied with; 0 for as many as `weight_bytes` has."""
     multimodal: bool = False
     """Whether an encoder for images or sound is loaded beside the language model."""
     encoder_bytes: int = 0

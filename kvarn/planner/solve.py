@@ -1,6 +1,7 @@
 """The solver: limits and cache format for a model, an accelerator and a workload."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from kvarn.planner.accelerators import Accelerator
 from kvarn.planner.draft import UNSUPPORTED, Draft, Misfit, attempt, fits
@@ -16,8 +17,10 @@ from kvarn.planner.version import DEFAULT_VERSION, EngineVersion
 from kvarn.planner.workload import Limits, Workload
 
 AUTO = "auto"
+FASTER = 1.02
+"""A less precise format must serve, or make tokens, so many times as much as a more precise one."""
 GAIN = 1.1
-"""A less precise format must serve this many times the requests of a more precise one."""
+"""The same for requests where the device's speed is not known."""
 
 
 def plan(
@@ -49,9 +52,22 @@ def plan(
             "UnknownFormat",
             f"No cache format is called {cache_format}; use {AUTO}, {', '.join(FORMATS)}.",
         )
-    outcomes = {name: attempt(problem, known) for name, known in FORMATS.items()}
-    chosen = _choose(cache_format, outcomes, problem)
+    asked = list(FORMATS) if cache_format == AUTO else [cache_format]
+    outcomes = _outcomes(problem)
+    if problem.may_raise and not _drafts(asked, outcomes):
+        raised = replace(problem, raised=True)
+        if _drafts(asked, again := _outcomes(raised)):
+            problem, outcomes = raised, again
+    chosen = _choose(asked, outcomes, problem)
     return _plan(problem, chosen, outcomes, by_hand=cache_format != AUTO)
+
+
+def _outcomes(problem: Problem) -> dict[str, Draft | Misfit]:
+    return {name: attempt(problem, known) for name, known in FORMATS.items()}
+
+
+def _drafts(asked: Sequence[str], outcomes: Mapping[str, Draft | Misfit]) -> list[Draft]:
+    return [draft for name in asked if isinstance(draft := outcomes[name], Draft)]
 
 
 def _problem(
@@ -80,6 +96,11 @@ def _problem(
             f"{shape.attention_heads} attention heads do not divide among {accelerator.count}"
             " devices; use a count that divides them.",
         )
+    if accelerator.stages > shape.layers:
+        raise RequestError(
+            "InvalidAccelerator",
+            f"{shape.layers} layers do not make {accelerator.stages} stages; use fewer.",
+        )
     return Problem(
         shape=shape,
         accelerator=accelerator,
@@ -89,22 +110,27 @@ def _problem(
     )
 
 
-def _choose(cache_format: str, outcomes: Mapping[str, Draft | Misfit], problem: Problem) -> Draft:
-    """The draft of the format asked for; with `auto`, of the most precise that loses nothing."""
-    asked = list(outcomes) if cache_format == AUTO else [cache_format]
-    drafts = [draft for name in asked if isinstance(draft := outcomes[name], Draft)]
+def _choose(
+    asked: Sequence[str], outcomes: Mapping[str, Draft | Misfit], problem: Problem
+) -> Draft:
+    """Of the formats asked for, the most precise that loses nothing worth having."""
+    drafts = _drafts(asked, outcomes)
     if not drafts:
         raise _refused(problem, asked, outcomes)
     best, *others = drafts
     for other in others:
-        if _served(other, problem) > GAIN * _served(best, problem):
+        if _gains(other, best):
             best = other
     return best
 
 
-def _served(draft: Draft, problem: Problem) -> int:
-    """How many of the workload's requests run at once."""
-    return min(draft.requests, draft.batch.max_sequences, problem.workload.concurrency)
+def _gains(other: Draft, best: Draft) -> bool:
+    """Whether a less precise format serves clearly more at once, or as many clearly faster."""
+    if not (other.tokens_per_second and best.tokens_per_second):
+        return other.served > GAIN * best.served
+    speed = other.tokens_per_second / best.tokens_per_second
+    more = other.served > FASTER * best.served and speed * FASTER >= 1
+    return more or (other.served >= best.served and speed > FASTER)
 
 
 def _refused(
@@ -148,6 +174,7 @@ def _plan(
         max_batched_tokens=draft.batch.max_batched_tokens,
         utilization_percent=problem.utilization_percent,
         workload_requests=draft.requests,
+        tokens_per_second=draft.tokens_per_second,
         choices=choices(problem, draft),
         alternatives=alternatives(draft, outcomes),
         engine_version=problem.version.name,

@@ -13,7 +13,8 @@ def find_shape(source: str) -> ModelShape:
 
     Args:
         source: a folder, a `config.json`, `org/name` or `hf://org/name`, these two with
-            `@revision` if need be. What lies on the disk goes before what is on the hub.
+            `@revision` if need be. What lies on the disk goes before what is on the hub, and that
+            before what is built in.
 
     Raises:
         ShapeError: nothing is there, or it cannot be planned for.
@@ -27,9 +28,21 @@ def find_shape(source: str) -> ModelShape:
             f"{source} is no folder, no file and no model's name; give a folder, a config.json or"
             " organisation/name.",
         )
+    return _hub_shape(match["name"], match["revision"])
+
+
+def _hub_shape(name: str, revision: str | None) -> ModelShape:
+    """From the hub, or from what is built in where no hub answers."""
+    from kvarn.planner.catalogue import built_in  # noqa: PLC0415
     from kvarn.planner.hub import hub_shape  # noqa: PLC0415
 
-    return hub_shape(match["name"], match["revision"])
+    try:
+        return hub_shape(name, revision)
+    except ShapeError as error:
+        known = built_in(name) if error.reason == "HubUnreachable" and not revision else None
+        if known is None:
+            raise
+        return known
 
 
 def serve_arguments(source: str) -> tuple[str, ...]:

@@ -1,12 +1,13 @@
 """Bytes of a model's weights, computed from its config."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kvarn.planner.config_file import ConfigView
 from kvarn.planner.families import Family
-from kvarn.planner.parameters import EXPERTS, Parameters, count_parameters
+from kvarn.planner.feedforward import chosen_experts, experts
+from kvarn.planner.parameters import EXPERTS, HEAD, Parameters, count_parameters
 from kvarn.planner.quantization import MXFP4_MULTIPLE, WeightFormat
 from kvarn.planner.towers import tower_parameters
 
@@ -18,20 +19,19 @@ class Weights:
     Attributes:
         total_bytes: all of them.
         expert_bytes: those in routed experts.
+        active_parameters: numbers in the matrices that a token is multiplied with.
         quantization: vLLM's name of the method; empty for plain weights.
     """
 
     total_bytes: int
     expert_bytes: int
+    active_parameters: int
     quantization: str
 
     def measured(self, total_bytes: int) -> "Weights":
         """The same for weights whose files have `total_bytes`."""
-        return Weights(
-            total_bytes=total_bytes,
-            expert_bytes=self.expert_bytes * total_bytes // self.total_bytes,
-            quantization=self.quantization,
-        )
+        expert_bytes = self.expert_bytes * total_bytes // self.total_bytes
+        return replace(self, total_bytes=total_bytes, expert_bytes=expert_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +68,18 @@ def computed_weights(model: Description, stored: WeightFormat) -> Weights:
     return Weights(
         total_bytes=sum(parts.values()) + plain * model.dtype_bytes,
         expert_bytes=parts[EXPERTS],
+        active_parameters=_active(found, view),
         quantization=stored.name,
     )
+
+
+def _active(found: Parameters, view: ConfigView) -> int:
+    """Numbers that a token is multiplied with: of the experts, those that it visits."""
+    visited = found.matrices[EXPERTS]
+    if count := experts(view):
+        visited = visited * chosen_experts(view) // count
+    tied_head = 0 if found.matrices[HEAD] else found.head
+    return found.matrices.total() - found.matrices[EXPERTS] + visited + tied_head
 
 
 def _bits(stored: WeightFormat, part: str, dtype_bytes: int) -> float:

@@ -1,10 +1,13 @@
 """From the spec to a plan, or to the reason why there is none."""
 
+from dataclasses import fields
 from typing import get_args
 
 from kvarn.planner import FORMATS, ModelShape
+from kvarn.planner.camel import camel
+from kvarn.planner.layer_kind import LayerKind as PlannedKind
 from kvarn_operator import planning
-from kvarn_operator.api.spec import Format, Shape
+from kvarn_operator.api.spec import Format, LayerKind, Shape
 from kvarn_operator.api.status import Plan
 from kvarn_operator.planning import Planned, Unplanned
 from tests.operator_logic.builders import QWEN3_8B, gpu_target, planned, target
@@ -25,6 +28,8 @@ def test_the_api_has_exactly_the_planners_shape() -> None:
     given = Shape.model_validate(QWEN3_8B).model_dump(by_alias=True)
 
     assert ModelShape.from_dict(given) == SHAPE
+    assert given.keys() == {camel(field.name) for field in fields(ModelShape)}
+    assert set(LayerKind.model_fields) == {field.name for field in fields(PlannedKind)}
 
 
 def test_fixed_limits_stand_in_the_plan() -> None:

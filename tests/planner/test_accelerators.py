@@ -64,9 +64,32 @@ def test_a_name_of_several_sizes_asks_which(name: str) -> None:
         Accelerator.find(name)
 
 
-def test_a_mig_slice_asks_for_its_memory() -> None:
-    with pytest.raises(AcceleratorError, match="MIG profile; state its memory"):
-        Accelerator.find("NVIDIA-A100-SXM4-40GB-MIG-3g.20gb")
+@pytest.mark.parametrize(
+    ("name", "gib"),
+    [
+        ("NVIDIA-A100-SXM4-40GB-MIG-1g.5gb", 4.75),
+        ("NVIDIA-A100-SXM4-40GB-MIG-2g.10gb", 9.75),
+        ("NVIDIA-A100-SXM4-40GB-MIG-3g.20gb", 19.62),
+        ("NVIDIA-A100-SXM4-80GB-MIG-1g.10gb", 9.5),
+        ("NVIDIA-H100-80GB-HBM3-MIG-3g.40gb", 39.25),
+        ("NVIDIA-H100-80GB-HBM3-MIG-1g.10gb+me", 9.62),
+    ],
+)
+def test_a_mig_instance_has_what_nvidia_smi_shows(name: str, gib: float) -> None:
+    assert Accelerator.find(name).memory_bytes / GIB == pytest.approx(gib, rel=0.025)
+
+
+def test_a_mig_instance_reads_and_computes_with_its_slices() -> None:
+    whole, part = Accelerator.find("H200"), Accelerator.find("NVIDIA-H200-MIG-2g.35gb", count=2)
+
+    assert (part.bandwidth_bytes, part.flops) == (whole.bandwidth_bytes // 4, whole.flops * 2 // 7)
+    assert part.count == 2
+
+
+@pytest.mark.parametrize("profile", ["3g", "8g.10gb", "1g.500gb", "all"])
+def test_a_profile_that_cannot_be_is_refused(profile: str) -> None:
+    with pytest.raises(AcceleratorError, match="is no MIG profile of H100-80GB-HBM3"):
+        Accelerator.find(f"NVIDIA-H100-80GB-HBM3-MIG-{profile}")
 
 
 def test_stated_memory_admits_any_gpu_and_overrides_the_table() -> None:

@@ -4,9 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from kvarn.format.layout import FORMATS as TILE_FORMATS
+from kvarn.format.layout import TileLayout, tail_bytes
 from kvarn.planner import FORMATS, Accelerator
 from kvarn.planner.accelerators import GIB
 from kvarn.planner.cache import CacheLayout, cache_layout
+from kvarn.planner.version import EngineVersion
 from tests.planner.builders import real_shape
 
 GPU = Accelerator.find("H100")
@@ -35,13 +38,14 @@ def test_stock_capacity_is_what_logs_of_real_starts_show(
     assert found == pytest.approx(tokens, rel=0.001)
 
 
-def test_tiles_add_up_as_the_engine_documents() -> None:
-    """The example in `kvarn.engine.specs`: Llama-3.1-8B, 10 GiB, requests of 8,192 tokens."""
+def test_tiles_make_one_group_and_tails_as_many_as_fit_its_block() -> None:
+    """The example in `kvarn.engine.specs`: Llama-3.1-8B with requests of 8,192 tokens."""
     layout = cache_layout(real_shape("Meta-Llama-3.1-8B"), GPU, FORMATS["kvarn_k4v2_g128"])
 
-    assert layout.block_bytes == 3_473_408
-    assert layout.request_blocks(8192, in_flight_tokens=8192) == 64 + 6
-    assert reported_tokens(layout, 10 * GIB, 8192) == 361_735
+    tile = TileLayout(TILE_FORMATS["kvarn_k4v2_g128"], 128).tile_bytes
+    tails = -(-32 // (32 * 8 * tile // tail_bytes(kv_heads=8, head_dim=128, element_bytes=2)))
+    assert layout.block_bytes == 32 * 8 * tile
+    assert layout.request_blocks(8192, in_flight_tokens=8192) == 64 + tails
 
 
 def test_fewer_heads_than_gpus_are_copied() -> None:
@@ -81,3 +85,70 @@ def test_no_memory_holds_no_request() -> None:
     layout = cache_layout(real_shape("Qwen3-8B"), GPU, FORMATS["bf16"])
 
     assert layout.longest_tokens(-GIB, at_most=10, in_flight_tokens=1) == 0
+
+
+def test_stages_keep_the_layers_of_the_longest() -> None:
+    shape = real_shape("Qwen2.5-32B")
+    layouts = [
+        cache_layout(shape, replace(GPU, stages=stages), FORMATS["bf16"]) for stages in (1, 3)
+    ]
+
+    assert layouts[1].block_bytes * 64 == layouts[0].block_bytes * 22
+
+
+def test_latent_attention_is_copied_to_every_device() -> None:
+    shape = real_shape("DeepSeek-V3.2")
+    (alone, shared) = (
+        cache_layout(shape, replace(GPU, count=count), FORMATS["bf16"]) for count in (1, 8)
+    )
+
+    assert alone == shared
+    assert alone.block_bytes == 61 * 16 * (576 * 2 + 132)
+
+
+@pytest.mark.parametrize(
+    ("model", "count", "version", "cache_bytes", "longest", "tokens"),
+    [
+        ("Qwen3.6-27B-NVFP4", 4, "0.19", 7.47, 32768, 122_304),
+        ("gpt-oss-120b", 4, "0.10", 45.32, 16384, 2_640_144),
+        ("gemma-2-2b-it", 1, "0.19", 66.47, 8192, 670_160),
+    ],
+)
+def test_before_0_21_tokens_are_those_of_one_group(
+    *, model: str, count: int, version: str, cache_bytes: float, longest: int, tokens: int
+) -> None:
+    """From logs, which round the memory to 0.01 GiB."""
+    engine = EngineVersion.parse(version)
+    layout = cache_layout(real_shape(model), replace(GPU, count=count), FORMATS["bf16"], engine)
+    blocks = layout.request_blocks(longest, in_flight_tokens=8192)
+
+    found = layout.reported_tokens(layout.blocks(int(cache_bytes * GIB)), longest, blocks)
+    assert found == pytest.approx(tokens, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "in_flight", "cache_bytes", "longest", "tokens"),
+    [
+        ("Qwen3.6-27B-NVFP4", "0.27", 8192, 41.03, 4096, 292_522),
+        ("gemma-4-26B-A4B", "0.25", 2496, 84.68, 262144, 3_912_140),
+        ("gemma-4-26B-A4B", "0.25", 2496, 83.89, 262144, 3_875_400),
+    ],
+)
+def test_since_0_21_tokens_are_those_of_the_longest_request(
+    *, model: str, version: str, in_flight: int, cache_bytes: float, longest: int, tokens: int
+) -> None:
+    engine = EngineVersion.parse(version)
+    layout = cache_layout(real_shape(model), GPU, FORMATS["bf16"], engine)
+    blocks = layout.request_blocks(longest, in_flight_tokens=in_flight)
+
+    found = layout.reported_tokens(layout.blocks(int(cache_bytes * GIB)), longest, blocks)
+    assert found == pytest.approx(tokens, rel=0.001)
+
+
+def test_a_recurrent_state_lengthens_the_blocks_of_attention() -> None:
+    """A log shows 784 tokens for this model, whatever the number of devices."""
+    for count in (1, 4):
+        device = replace(GPU, count=count)
+        layout = cache_layout(real_shape("Qwen3.6-27B-NVFP4"), device, FORMATS["bf16"])
+
+        assert {group.block_tokens for group in layout.groups} == {16, 784}

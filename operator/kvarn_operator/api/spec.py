@@ -15,7 +15,15 @@ from kvarn_operator.api.base import (
     rules,
 )
 
-Format = Literal["auto", "bf16", "fp8", "kvarn_k4v2_g128", "kvarn_k4v4_g128"]
+Format = Literal[
+    "auto",
+    "bf16",
+    "fp8",
+    "kvarn_k4v4_g128",
+    "kvarn_k4v3_g128",
+    "kvarn_k4v2_g128",
+    "kvarn_k3v3_g128",
+]
 
 
 class SecretKey(ApiModel):
@@ -34,6 +42,27 @@ class ModelCache(ApiModel):
     """A PersistentVolumeClaim; without one each pod downloads into its own emptyDir."""
     size_limit: Memory | None = None
     """Size limit of the emptyDir."""
+
+
+class LayerKind(ApiModel):
+    """Layers that keep a cache of one kind."""
+
+    kind: Literal["full", "window", "chunk", "latent", "index", "state"]
+    """Which tokens they keep, and how: see the planner's LayerKind."""
+    layers: int = Field(ge=1, le=4096)
+    """How many."""
+    kv_heads: int = Field(default=0, ge=0, le=4096)
+    """Key and value heads."""
+    head_dim: int = Field(default=0, ge=0, le=8192)
+    """Numbers of a key, or of a latent vector."""
+    value_dim: int = Field(default=0, ge=0, le=8192)
+    """Numbers of a value; 0 for as many as a key has."""
+    window_tokens: int = Field(default=0, ge=0)
+    """Tokens that a window or a chunk reaches."""
+    token_bytes: int = Field(default=0, ge=0)
+    """Bytes of a token in an index."""
+    state_bytes: int = Field(default=0, ge=0)
+    """Bytes of a sequence in one recurrent layer, over all accelerators together."""
 
 
 class Shape(ApiModel):
@@ -73,6 +102,24 @@ class Shape(ApiModel):
         default_factory=list, max_length=16, json_schema_extra={"x-kubernetes-list-type": "set"}
     )
     """What attention needs beyond plain softmax: softcap, sinks, alibi."""
+    layer_kinds: list[LayerKind] = Field(
+        default_factory=list, max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}
+    )
+    """Layers by cache, for a model whose layers differ in more than a window."""
+    expert_bytes: int = Field(default=0, ge=0)
+    """The part of weightBytes that lies in routed experts."""
+    experts: int = Field(default=0, ge=0)
+    """Routed experts in a layer."""
+    experts_per_token: int = Field(default=0, ge=0)
+    """How many of them a token visits."""
+    active_parameters: int = Field(default=0, ge=0)
+    """Weights that a token is multiplied with; 0 for all."""
+    multimodal: bool = False
+    """Whether an encoder for images or sound is loaded beside the language model."""
+    encoder_bytes: int = Field(default=0, ge=0)
+    """Peak of such an encoder for the largest image."""
+    pooling: bool = False
+    """Whether the model embeds texts, and so samples nothing."""
 
 
 class Model(ApiModel):

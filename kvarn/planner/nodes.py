@@ -1,0 +1,87 @@
+"""Accelerators by what a cluster says of them: node labels, and devices of resource slices.
+
+Labels are those of NVIDIA's GPU feature discovery, `nvidia.com/gpu.product` and so on; devices are
+those of its driver for dynamic resource allocation (`gpu.nvidia.com`).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from kvarn.planner.accelerators import Accelerator
+from kvarn.planner.errors import AcceleratorError
+
+MIB = 1 << 20
+WHOLE = "nvidia.com/gpu"
+FOUND = 0.98
+"""Of the memory that the driver states, what a process finds."""
+UNITS = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
+
+
+def labelled(labels: Mapping[str, str], *, resource: str = WHOLE, count: int = 1) -> Accelerator:
+    """`count` of a node's accelerators, by its labels.
+
+    Args:
+        labels: of the node.
+        resource: what pods ask for: `nvidia.com/gpu`, which under MIG's single strategy means
+            instances of one profile, or `nvidia.com/mig-3g.20gb` under the mixed strategy.
+        count: how many of them.
+
+    Raises:
+        AcceleratorError: the labels name no product, or one that nobody knows without its memory.
+    """
+    profile = _profile(resource)
+    product = labels.get(f"{resource}.product") or labels.get(f"{WHOLE}.product")
+    if not product:
+        raise AcceleratorError(
+            "UnknownAccelerator",
+            f"The node has no label {resource}.product; install GPU feature discovery, or state"
+            " the product.",
+        )
+    stated = labels.get(f"{resource}.memory", "")
+    memory_bytes = int(stated) * MIB if stated.isdigit() else None
+    if profile and "-MIG-" not in product:
+        product = f"{product}-MIG-{profile}"
+    return _named(product, memory_bytes, count)
+
+
+def resource_device(device: Mapping[str, Any], *, count: int = 1) -> Accelerator:
+    """`count` accelerators like a device of a `ResourceSlice`.
+
+    Raises:
+        AcceleratorError: it names no product, or one that nobody knows without its memory.
+    """
+    basic = device.get("basic", device)
+    attributes: Mapping[str, Mapping[str, Any]] = basic.get("attributes", {})
+    product = str(attributes.get("productName", {}).get("string", ""))
+    if not product:
+        raise AcceleratorError(
+            "UnknownAccelerator",
+            f"The device {device.get('name', '')} has no attribute productName; state the product.",
+        )
+    if profile := attributes.get("profile", {}).get("string"):
+        product = f"{product}-MIG-{profile}"
+    capacity = basic.get("capacity", {}).get("memory", {})
+    return _named(product, _quantity(str(capacity.get("value", ""))), count)
+
+
+def _named(product: str, memory_bytes: int | None, count: int) -> Accelerator:
+    """The product by our table; by the memory that the driver states where it is not in it."""
+    try:
+        return Accelerator.find(product, count=count)
+    except AcceleratorError:
+        if memory_bytes is None:
+            raise
+    known = Accelerator.find(product.partition("-MIG-")[0], memory_bytes=memory_bytes)
+    return replace(known, product=product, memory_bytes=int(FOUND * memory_bytes), count=count)
+
+
+def _profile(resource: str) -> str:
+    return resource.partition("/mig-")[2]
+
+
+def _quantity(text: str) -> int | None:
+    """Bytes of a Kubernetes quantity in binary units; None where it is none."""
+    found = re.fullmatch(r"(\d+)(Ki|Mi|Gi|Ti|)", text)
+    return int(found[1]) * UNITS[found[2]] if found else None

@@ -1,0 +1,82 @@
+"""Accelerators by node labels and by devices of resource slices."""
+
+from typing import Any
+
+import pytest
+
+from kvarn.planner import Accelerator, AcceleratorError
+from kvarn.planner.nodes import labelled, resource_device
+
+GIB = 1 << 30
+WHOLE = {
+    "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3",
+    "nvidia.com/gpu.memory": "81559",
+    "nvidia.com/gpu.count": "8",
+}
+MIXED = WHOLE | {
+    "nvidia.com/mig.strategy": "mixed",
+    "nvidia.com/mig-3g.40gb.product": "NVIDIA-H100-80GB-HBM3-MIG-3g.40gb",
+    "nvidia.com/mig-3g.40gb.memory": "40448",
+}
+
+
+def test_a_known_product_has_the_memory_that_a_process_finds() -> None:
+    assert labelled(WHOLE, count=2) == Accelerator.find("H100", count=2)
+
+
+def test_an_unknown_product_has_nearly_what_its_label_says() -> None:
+    labels = {"nvidia.com/gpu.product": "NVIDIA-Z1", "nvidia.com/gpu.memory": "100000"}
+
+    assert labelled(labels).memory_bytes == pytest.approx(100000 << 20, rel=0.03)
+
+
+def test_under_the_single_strategy_a_gpu_is_an_instance() -> None:
+    labels = {
+        "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB-MIG-1g.5gb",
+        "nvidia.com/gpu.memory": "4864",
+        "nvidia.com/mig.strategy": "single",
+    }
+
+    assert labelled(labels).memory_bytes / GIB == pytest.approx(4.75, rel=0.02)
+
+
+def test_under_the_mixed_strategy_the_resource_names_the_profile() -> None:
+    found = labelled(MIXED, resource="nvidia.com/mig-3g.40gb")
+
+    assert found.product == "H100-80GB-HBM3-MIG-3g.40gb"
+    assert labelled(WHOLE, resource="nvidia.com/mig-3g.40gb") == found
+
+
+@pytest.mark.parametrize("labels", [{}, {"nvidia.com/gpu.memory": "81559"}])
+def test_labels_without_a_product_say_what_is_missing(labels: dict[str, str]) -> None:
+    with pytest.raises(AcceleratorError, match=r"no label nvidia\.com/gpu\.product; install GPU"):
+        labelled(labels)
+
+
+def device(**attributes: str) -> dict[str, Any]:
+    """A device as NVIDIA's driver for dynamic resource allocation publishes it."""
+    return {
+        "name": "gpu-0",
+        "attributes": {name: {"string": value} for name, value in attributes.items()},
+        "capacity": {"memory": {"value": "81559Mi"}},
+    }
+
+
+def test_a_device_of_a_resource_slice_is_found_by_its_product() -> None:
+    whole = resource_device(device(productName="NVIDIA H100 80GB HBM3", type="gpu"))
+    part = resource_device({"basic": device(productName="NVIDIA H200", profile="1g.18gb")})
+
+    assert whole == Accelerator.find("H100")
+    assert part == Accelerator.find("NVIDIA-H200-MIG-1g.18gb")
+
+
+def test_an_unknown_device_has_nearly_the_capacity_that_it_states() -> None:
+    found = resource_device(device(productName="NVIDIA Z1"), count=4)
+
+    assert found.memory_bytes == pytest.approx(81559 << 20, rel=0.03)
+    assert found.count == 4
+
+
+def test_a_device_without_a_product_is_named() -> None:
+    with pytest.raises(AcceleratorError, match="gpu-0 has no attribute productName"):
+        resource_device(device())

@@ -23,8 +23,9 @@ from kvarn.engine.errors import UnsupportedError
 from kvarn.engine.specs import packed_page
 from kvarn.engine.tail import TailLayer
 from kvarn.format.layout import FORMATS, HEAD_DIMS, TILE_TOKENS, TileFormat, TileLayout
-from kvarn.kernels.attention import LayerCache, attend_and_store
-from kvarn.kernels.step import Step, build_step
+from kvarn.kernels.batch import Batch, LayerCache
+from kvarn.kernels.plain import attend_and_store, prepare
+from kvarn.kernels.plain.step import Step
 
 
 @dataclass
@@ -54,14 +55,16 @@ class KVarnMetadataBuilder(AttentionMetadataBuilder[KVarnMetadata]):
         fast_build: bool = False,
     ) -> KVarnMetadata:
         """Metadata of one batch."""
-        batch = common_attn_metadata
-        step = build_step(
-            starts=batch.query_start_loc_cpu[: batch.num_reqs + 1],
-            lengths=batch.seq_lens[: batch.num_reqs].cpu(),
-            table=batch.block_table_tensor[: batch.num_reqs].cpu(),
-            device=self.device,
+        common = common_attn_metadata
+        batch = Batch(
+            starts=common.query_start_loc[: common.num_reqs + 1],
+            lengths=common.seq_lens[: common.num_reqs],
+            table=common.block_table_tensor[: common.num_reqs],
+            tokens=common.num_actual_tokens,
+            most_new=common.max_query_len,
+            longest=common.max_seq_len,
         )
-        return KVarnMetadata(step=step, tokens=batch.num_actual_tokens)
+        return KVarnMetadata(step=prepare(batch), tokens=batch.tokens)
 
 
 class KVarnImpl(AttentionImpl[KVarnMetadata]):

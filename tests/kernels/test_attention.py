@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from kvarn.format.layout import FORMATS, HEAD_DIMS, TILE_TOKENS, TileLayout
 from kvarn.format.packing import decode
 from kvarn.format.reference import attention, quantise
-from kvarn.kernels.attention import LayerCache, attend_and_store
-from kvarn.kernels.step import build_step
+from kvarn.kernels.batch import Batch, LayerCache
+from kvarn.kernels.plain import attend_and_store, prepare
 
 BLOCKS = 64
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -67,11 +67,16 @@ class Model:
             return torch.cat([rows[member][slice(*batch[member])] for member in members])
 
         counts = torch.tensor([0] + [end - begin for begin, end in batch.values()])
-        step = build_step(
-            starts=counts.cumsum(0),
-            lengths=torch.tensor([end for _, end in batch.values()]),
-            table=self.table[members],
-            device=DEVICE,
+        lengths = torch.tensor([end for _, end in batch.values()])
+        step = prepare(
+            Batch(
+                starts=counts.cumsum(0).to(DEVICE),
+                lengths=lengths.to(DEVICE),
+                table=self.table[members].to(DEVICE),
+                tokens=int(counts.sum()),
+                most_new=int(counts.max()),
+                longest=int(lengths.max()),
+            )
         )
         out = torch.full_like(joined(self.query), torch.nan)
         cache = LayerCache(self.layout, self.packed, self.tail, self.tail_page[members])

@@ -1,10 +1,4 @@
-"""Attention of one layer over packed tiles and raw open tiles, and what it leaves in the cache.
-
-The order for the whole batch is a contract: complete tiles are stored, then queries attend, then
-tails are written. vLLM publishes a block in the step that fills it, so another sequence of the
-same batch may read a tile that this one completes; and queries read the tails as the step found
-them.
-"""
+"""Attention of one layer over packed tiles and raw open tiles, and what it leaves in the cache."""
 
 from dataclasses import dataclass
 
@@ -13,25 +7,9 @@ import torch
 from kvarn.format.hadamard import rotation
 from kvarn.format.layout import TILE_TOKENS, TileLayout
 from kvarn.format.reference import Tile, middle
-from kvarn.kernels.pages import load_tail, load_tiles, store_tiles, write_tail
-from kvarn.kernels.step import Queries, Step
-
-
-@dataclass(frozen=True)
-class LayerCache:
-    """The pages of one layer.
-
-    Attributes:
-        layout: format and head dimension.
-        packed: uint8 ``[blocks, H, 128, bytes_per_token]``.
-        tail: ``[blocks, H, 128, 2·D]`` of the model's type.
-        tail_page: ``[sequences]`` tail page of each sequence of the batch.
-    """
-
-    layout: TileLayout
-    packed: torch.Tensor
-    tail: torch.Tensor
-    tail_page: torch.Tensor
+from kvarn.kernels.batch import LayerCache
+from kvarn.kernels.plain.pages import load_tail, load_tiles, store_tiles, write_tail
+from kvarn.kernels.plain.step import Queries, Step
 
 
 def attend_and_store(

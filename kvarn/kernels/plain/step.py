@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from kvarn.format.layout import TILE_TOKENS
-
-NULL_PAGE = 0
-"""vLLM's null block: where the tables of dummy batches point, and which nobody may write."""
+from kvarn.kernels.batch import NULL_PAGE, Batch
 
 
 @dataclass(frozen=True)
@@ -120,15 +118,10 @@ def cut(starts: torch.Tensor, lengths: torch.Tensor, table: torch.Tensor) -> Seg
     )
 
 
-def build_step(
-    *,
-    starts: torch.Tensor,
-    lengths: torch.Tensor,
-    table: torch.Tensor,
-    device: torch.device,
-) -> Step:
-    """Index tensors of a batch on the device; the others arguments are those of :func:`cut`."""
-    parts = cut(starts.long(), lengths.long(), table)
+def prepare(batch: Batch) -> Step:
+    """Index tensors of a batch, on its device; they are made on the host."""
+    device, table = batch.table.device, batch.table.cpu()
+    parts = cut(batch.starts.cpu().long(), batch.lengths.cpu().long(), table)
     row = torch.arange(TILE_TOKENS)
     first, end, origin = (column.unsqueeze(-1) for column in (parts.first, parts.end, parts.origin))
     token = (origin + row).clamp(min=origin + first, max=origin + end - 1)

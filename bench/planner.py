@@ -60,7 +60,7 @@ class Row:
 def cache_arithmetic(start: Start, sizer: Sizer) -> Row | None:
     """Tokens from the memory that the log gives."""
     available, tokens = start.record["available_kv_gib"], start.record["kv_tokens"]
-    if not (available and tokens and start.record["tp"] and start.record["vllm_version"]):
+    if not (available and tokens and start.says_tokens):
         return None
     return Row(start.record, sizer.tokens(start, available * GIB), tokens)
 
@@ -68,7 +68,7 @@ def cache_arithmetic(start: Start, sizer: Sizer) -> Row | None:
 def settings_memory(start: Start, sizer: Sizer) -> Row | None:
     """Memory for the cache from the settings alone, in GiB."""
     available, account = start.record["available_kv_gib"], start.account
-    if account is None or not available or available <= 0 or not start.record["tp"]:
+    if account is None or not available or available <= 0:
         return None
     return Row(start.record, sizer.cache_bytes(account) / GIB, available)
 
@@ -76,7 +76,7 @@ def settings_memory(start: Start, sizer: Sizer) -> Row | None:
 def settings_tokens(start: Start, sizer: Sizer) -> Row | None:
     """Tokens from the settings alone."""
     tokens, account = start.record["kv_tokens"], start.account
-    if account is None or not tokens or not start.record["tp"]:
+    if account is None or not tokens or not start.says_tokens:
         return None
     return Row(start.record, sizer.tokens(start, max(sizer.cache_bytes(account), 0.0)), tokens)
 
@@ -94,7 +94,6 @@ def reason(record: Record) -> str:
         (record.get("notes"), record.get("notes")),
         (record.get("error"), "this start failed after its cache was allocated"),
         ("weak" in (record.get("gpu_basis") or ""), "the GPU's name is not from the log"),
-        (record.get("speculative"), "a draft model runs beside it"),
         (record.get("compile_cache") == "cold", "compiled in the profile run"),
     )
     return "; ".join(str(words) for holds, words in known if holds)
@@ -138,7 +137,7 @@ def compared(starts: list[Start]) -> dict[str, Any]:
 
 def failures(starts: list[Start]) -> dict[str, Any]:
     """How many refused starts are foretold, and how many others are called failures."""
-    known = [start for start in starts if start.account_or_default]
+    known = [start for start in starts if start.foretold]
     refused = [start for start in known if start.record["error"]]
     ran = [start for start in known if not start.record["error"]]
     report: dict[str, Any] = {}

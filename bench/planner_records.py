@@ -73,6 +73,16 @@ class Start:
     batch: Batch
 
     @property
+    def says_tokens(self) -> bool:
+        """Whether it states what tokens follow from: devices, version, and length if layers differ.
+
+        Where a draft model runs beside it, neither its layers nor the tokens it drafts are stated.
+        """
+        record, alike = self.record, len(self.shape.kinds) == 1
+        stated = record["tp"] and self.version and not record.get("speculative")
+        return bool(stated and (alike or record["max_model_len"]))
+
+    @property
     def needed_tokens(self) -> int:
         """The longest request, which vLLM wants room for before it starts."""
         longest: int | None = self.record["max_model_len"]
@@ -84,18 +94,18 @@ class Start:
         return self.version or LATEST
 
     @property
-    def account_or_default(self) -> "Account | None":
-        """What a forecast of a failure needs; utilisation and version by default."""
-        if self.device is None:
+    def foretold(self) -> "Account | None":
+        """What a forecast of a failure needs; the default utilisation where none is stated."""
+        if self.device is None or self.version is None or not devices(self.record):
             return None
-        version = self.version_or_latest
-        share = self.utilization or version.utilization_percent / 100
-        return Account(self, self.device, share, version)
+        share = self.utilization or self.version.utilization_percent / 100
+        return Account(self, self.device, share, self.version)
 
     @property
     def account(self) -> "Account | None":
         """What a forecast needs; None where the record does not state all of it."""
-        if self.device is None or self.utilization is None or self.version is None:
+        stated = self.record["tp"] and not self.record.get("speculative")
+        if not stated or self.device is None or self.utilization is None or self.version is None:
             return None
         return Account(self, self.device, self.utilization, self.version)
 
@@ -196,7 +206,12 @@ def _device(record: Record) -> Accelerator | None:
         found = Accelerator.find(record["gpu"] or "a GPU", memory_bytes=memory_bytes)
     except PlannerError:
         return None
-    return replace(found, count=record["tp"] or 1, stages=record["pp"] or 1)
+    return replace(found, count=devices(record) or 1, stages=record["pp"] or 1)
+
+
+def devices(record: Record) -> int:
+    """GPUs that share a layer; 0 where that is not stated."""
+    return record["tp"] or (record["gpu_count"] or 0) // (record["pp"] or 1)
 
 
 def _utilization(record: Record, version: EngineVersion | None) -> float | None:

@@ -22,23 +22,28 @@ class Sizer:
     Attributes:
         cache_bytes: (account) -> memory left to the cache of one device.
         tokens: (start, bytes of the cache) -> tokens that it holds.
+        asks_for_free: whether it wants the memory free that vLLM is allowed, as vLLM does.
     """
 
     cache_bytes: Callable[[Account], float]
     tokens: Callable[[Start, float], float]
+    asks_for_free: bool = False
 
     def refuses(self, start: Start) -> bool:
-        """Whether a request of maximal length does not fit."""
-        account = start.account_or_default
+        """Whether a request of maximal length does not fit, or another process is in the way."""
+        account = start.foretold
         if account is None:
             return False
+        free = start.record.get("device_free_at_start_gib")
+        if self.asks_for_free and free and free * GIB < account.budget_bytes:
+            return True
         held = self.tokens(start, max(self.cache_bytes(account), 0.0))
         return held < start.needed_tokens
 
 
 def kvarn() -> Sizer:
     """Our planner."""
-    return Sizer(_planned_bytes, _planned_tokens)
+    return Sizer(_planned_bytes, _planned_tokens, asks_for_free=True)
 
 
 def _planned_bytes(account: Account) -> float:

@@ -150,7 +150,8 @@ def _unknown(name: str) -> str:
 
 def _words(name: str) -> frozenset[str]:
     """The words of a product name that tell GPUs apart: `{"A100", "80GB"}`."""
-    text = re.sub(r"(\d+) ?GI?B?\b", r"\1GB", name.upper().replace("-", " ").replace("_", " "))
+    text = re.sub(r"\(.*?\)", "", name).upper().replace("-", " ").replace("_", " ")
+    text = re.sub(r"(\d+) ?GI?B?\b", r"\1GB", text)
     words = re.sub(r"\bRTX(?=\d)", "RTX ", text).split()
     return frozenset(word for word in words if not _FILLER.fullmatch(word))
 

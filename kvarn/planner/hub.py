@@ -92,6 +92,12 @@ def _explained(error: Exception, repository: str, revision: str | None) -> Shape
     from huggingface_hub import constants, errors  # noqa: PLC0415
 
     hub = constants.ENDPOINT
+    if _is_unauthorised(error):
+        return ShapeError(
+            "Unauthorized",
+            f"{hub} refuses {repository} to this token; correct HF_TOKEN, or accept the model's"
+            " terms there.",
+        )
     match error:
         case errors.HFValidationError():
             reason, message = "UnknownModel", "is no model's name; write it as organisation/name"
@@ -113,6 +119,20 @@ def _explained(error: Exception, repository: str, revision: str | None) -> Shape
                 " config.json, or set HF_ENDPOINT"
             )
     return ShapeError(reason, f"{repository} {message}.")
+
+
+def _is_unauthorised(error: BaseException | None) -> bool:
+    """Whether the hub refused the token, rather than having no such model."""
+    from huggingface_hub import errors  # noqa: PLC0415
+
+    while error is not None:
+        if isinstance(error, errors.GatedRepoError):
+            return True
+        if isinstance(error, errors.HfHubHTTPError):
+            absent = isinstance(error, errors.RepositoryNotFoundError)
+            return error.response.status_code in (401, 403) and not absent
+        error = error.__cause__
+    return False
 
 
 def _remote_weight_bytes(repository: str, revision: str | None, dtype: str) -> int | None:

@@ -87,8 +87,10 @@ def activation_bytes(
 
 
 def non_torch_bytes(accelerator: Accelerator, version: EngineVersion) -> int:
-    """What CUDA and NCCL take of one device outside PyTorch's allocator."""
-    if accelerator.count == 1:
+    """What CUDA, NCCL and, where the host shares the memory, the host take outside PyTorch."""
+    if accelerator.product.startswith(UNIFIED):
+        return version.non_torch_bytes + UNIFIED_BYTES
+    if accelerator.devices == 1:
         return version.non_torch_bytes
     return version.fabric_bytes if has_fabric(accelerator) else version.parallel_bytes
 
@@ -126,6 +128,11 @@ CROWDED_SEQUENCES = 256
 
 FABRIC_BANDWIDTH_BYTES = 3 * 10**12
 """Memory bandwidth that only Hopper and Blackwell with NVLink have."""
+
+UNIFIED = ("GB10",)
+"""Devices whose memory is the host's."""
+UNIFIED_BYTES = 2200 * MIB
+"""What the host's memory grows by while a model loads."""
 
 GRAPH_TOKENS = 512
 GRAPH_LAYER_BYTES = 1 * MIB

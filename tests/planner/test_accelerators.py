@@ -32,6 +32,7 @@ GIB = 1 << 30
         ("RTX4090", "GeForce-RTX-4090-24GB"),
         ("NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition", "RTX-PRO-6000-Blackwell-96GB"),
         ("NVIDIA-RTX-A6000", "RTX-A6000-48GB"),
+        ("NVIDIA GB10 (DGX Spark)", "GB10-128GB"),
         ("NVIDIA RTX 6000 Ada Generation", "RTX-6000-Ada-Generation-48GB"),
     ],
 )

@@ -31,6 +31,12 @@ class Hub(BaseHTTPRequestHandler):
         """Stay silent."""
 
     def _answer(self, *, with_body: bool) -> None:
+        if self.headers.get("Authorization") == "Bearer wrong":
+            self._refuse(401, "Invalid credentials in Authorization header")
+            return
+        if self.path.startswith("/org/gated/"):
+            self._refuse(403, "Access to model org/gated is restricted", code="GatedRepo")
+            return
         known = self.path == "/org/model/resolve/main/config.json"
         body = config_path("Qwen3-8B").read_bytes() if known else b""
         self.send_response(200 if known else 404)
@@ -41,6 +47,15 @@ class Hub(BaseHTTPRequestHandler):
             self.send_header("X-Error-Code", "RepoNotFound")
         self.end_headers()
         self.wfile.write(body if with_body else b"")
+
+
+    def _refuse(self, status: int, words: str, code: str = "") -> None:
+        self.send_response(status)
+        self.send_header("X-Error-Message", words)
+        if code:
+            self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +93,26 @@ def test_a_model_that_the_hub_has_not_is_named_with_the_remedies(hub: str, tmp_p
 
     assert (code, report["reason"]) == (1, "UnknownModel")
     assert "set HF_TOKEN" in str(report["message"])
+
+
+def test_a_token_that_the_hub_refuses_is_named(hub: str, tmp_path: Path) -> None:
+    code, report = inspect("org/model", tmp_path, HF_ENDPOINT=hub, HF_TOKEN="wrong")
+
+    assert (code, report["reason"]) == (1, "Unauthorized")
+    assert "correct HF_TOKEN" in str(report["message"])
+
+
+def test_a_model_with_terms_says_to_accept_them(hub: str, tmp_path: Path) -> None:
+    code, report = inspect("org/gated", tmp_path, HF_ENDPOINT=hub)
+
+    assert (code, report["reason"]) == (1, "Unauthorized")
+    assert "accept the model's terms" in str(report["message"])
+
+
+def test_what_is_built_in_is_planned_for_without_a_hub(tmp_path: Path) -> None:
+    code, report = inspect("Qwen/Qwen3-8B", tmp_path, HF_ENDPOINT="http://127.0.0.1:1")
+
+    assert (code, ModelShape.from_dict(report)) == (0, real_shape("Qwen3-8B"))
 
 
 def test_a_hub_that_does_not_answer_is_named(tmp_path: Path) -> None:

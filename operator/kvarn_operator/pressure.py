@@ -1,20 +1,22 @@
 """How much work a server has, as a share of what it can carry."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal, get_args
 
-from kvarn_operator.scrape import Sample, ScrapeError
+from kvarn_operator.readings import Reading
 
 TOLERATED_PREEMPTIONS = 0.02
 """Preempted requests per finished one at which a server counts as full."""
 REJECTED = 2.0
 """Pressure of a server that turns requests away: at least one more is wanted at once."""
-FRESH_INTERVALS = 3
-"""A sample is fresh for this many polls."""
+COMPUTE_TARGET = 0.9
+"""Share of its time, computing prompts, at which a server is full: beyond it queues form."""
+DRAIN_SECONDS = 60.0
+"""Time in which a queue of prompts is to be worked off."""
 
-Part = Literal["cache", "running", "waiting", "preemptions", "rejections"]
+Part = Literal["cache", "compute", "running", "waiting", "preemptions", "rejections"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 
@@ -23,6 +25,7 @@ class Parts:
     """What presses on one server; 1.0 is a full one."""
 
     cache: float = 0.0
+    compute: float = 0.0
     running: float = 0.0
     waiting: float = 0.0
     preemptions: float = 0.0
@@ -41,26 +44,6 @@ class Parts:
     def __getitem__(self, name: Part) -> float:
         value: float = getattr(self, name)
         return value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """The last good samples of one pod.
-
-    Attributes:
-        at: when `sample` was taken.
-        previous: the one before it, for what happened between; the same at first.
-        error: why the latest try gave none; empty if it did.
-    """
-
-    at: datetime
-    sample: Sample
-    previous: Sample
-    error: str = ""
-
-    def is_fresh(self, now: datetime, *, poll_seconds: float) -> bool:
-        """Whether it still says how the server is."""
-        return now - self.at <= timedelta(seconds=FRESH_INTERVALS * poll_seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +85,32 @@ class Fleet:
     errors: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def ready(self) -> int:
+        """How many servers are ready, whether they say something or not."""
+        return len(self.servers) + len(self.stale) + self.asleep
+
+    @property
+    def demand(self) -> float:
+        """Servers that would carry the demand, each at its target."""
+        return sum(server.demand_tokens for server in self.servers) / self._capacity_tokens
+
+    @property
+    def load(self) -> float:
+        """Servers that would carry what would have to be handed over, each at its target."""
+        handed = sum(server.load * server.capacity_tokens for server in self.servers)
+        return handed / self._capacity_tokens
+
+    @property
+    def limited_by(self) -> Part:
+        """The largest part of the fullest server."""
+        return self.fullest.parts.limited_by if self.fullest else "cache"
+
+    @property
+    def _capacity_tokens(self) -> float:
+        """Of a server, on average."""
+        return sum(server.capacity_tokens for server in self.servers) / len(self.servers)
+
+    @property
     def percent(self) -> int | None:
         """Mean pressure; None where there is nothing to go by."""
         if not self.servers:
@@ -118,24 +127,6 @@ class Fleet:
 def coarse(percent: float) -> int:
     """`percent` in steps of five, so that a status at rest rests."""
     return 5 * round(percent / 5)
-
-
-def record(
-    readings: Mapping[str, Reading],
-    answers: Mapping[str, Sample | ScrapeError],
-    *,
-    now: datetime,
-) -> dict[str, Reading]:
-    """`readings` after a round of `answers`; pods that were not asked are forgotten."""
-    kept = {}
-    for pod, answer in answers.items():
-        before = readings.get(pod)
-        if isinstance(answer, Sample):
-            previous = before.sample if before and not _restarted(before.sample, answer) else answer
-            kept[pod] = Reading(at=now, sample=answer, previous=previous)
-        elif before is not None:
-            kept[pod] = replace(before, error=str(answer))
-    return kept
 
 
 def fleet(
@@ -191,6 +182,7 @@ def parts(reading: Reading, *, target: float, max_sequences: int) -> Parts:
     preempted = max(sample.preemptions - before.preemptions, 0)
     return Parts(
         cache=cache,
+        compute=(reading.compute_share + reading.backlog_seconds / DRAIN_SECONDS) / COMPUTE_TARGET,
         running=sample.running / max_sequences if sample.waiting else 0.0,
         waiting=(sample.running + sample.waiting) / carried if sample.waiting else 0.0,
         preemptions=min(preempted / finished / TOLERATED_PREEMPTIONS, REJECTED),
@@ -208,8 +200,3 @@ def _server(pod: str, reading: Reading, *, target: float, most: int, tokens: int
         running=reading.sample.running,
         usage=reading.sample.usage,
     )
-
-
-def _restarted(before: Sample, after: Sample) -> bool:
-    """Whether the counters began anew: the server is another one under the same name."""
-    return after.finished < before.finished or after.preemptions < before.preemptions

@@ -19,7 +19,8 @@ from kvarn_operator.conditions import Scene, timestamp
 from kvarn_operator.config import Config
 from kvarn_operator.observe import Child, Manifest, Observed, digest
 from kvarn_operator.planning import Outcome, Planned, Unplanned
-from kvarn_operator.pressure import Fleet, Reading, fleet, record
+from kvarn_operator.pressure import Fleet, fleet
+from kvarn_operator.readings import Reading, record
 from kvarn_operator.scrape import Sample, ScrapeError
 from kvarn_operator.status import Happening
 

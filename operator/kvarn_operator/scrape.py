@@ -1,8 +1,10 @@
 """The pods' ``/metrics``: read side by side, bounded in time and size, parsed into samples."""
 
 import asyncio
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import Self
 
 import aiohttp
@@ -10,33 +12,66 @@ from prometheus_client.parser import text_string_to_metric_families
 
 TIMEOUT_SECONDS = 3.0
 LARGEST_BYTES = 4 << 20
+MOST_SERIES = 4096
+"""Lines of a page that are parsed; a vLLM with several engines has a few hundred such."""
+LONGEST_LINE = 1 << 14
+MOST_REQUESTS = 1 << 20
+"""No server runs or queues so many: a page that says so lies."""
 CONCURRENT = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Names:
-    """How one generation of vLLM calls what is read here."""
+    """How one generation of vLLM calls what is read here.
+
+    Attributes:
+        waiting_for: label values of `waiting` that mean a lack of capacity.
+        computed_from: label values of `computed` that mean tokens not found in a cache.
+    """
 
     usage: str = "vllm:kv_cache_usage_perc"
     running: str = "vllm:num_requests_running"
     waiting: str = "vllm:num_requests_waiting_by_reason"
+    waiting_for: Mapping[str, str] = field(default_factory=lambda: {"reason": "capacity"})
     preemptions: str = "vllm:num_preemptions_total"
     rejections: str = "vllm:admission_rejections_total"
     finished: str = "vllm:request_success_total"
+    first_tokens: str = "vllm:time_to_first_token_seconds_count"
+    queued: str = "vllm:request_queue_time_seconds_count"
+    queue_seconds: str = "vllm:request_queue_time_seconds_sum"
+    prefill_seconds: str = "vllm:request_prefill_time_seconds_sum"
+    prefilled: str = "vllm:request_prefill_kv_computed_tokens_sum"
+    prompt: str = "vllm:prompt_tokens_total"
+    computed: str = "vllm:prompt_tokens_by_source_total"
+    computed_from: Mapping[str, str] = field(default_factory=lambda: {"source": "local_compute"})
+    generated: str = "vllm:generation_tokens_total"
     sleep: str = "vllm:engine_sleep_state"
     cache: str = "vllm:cache_config_info"
 
     @property
-    def prefixes(self) -> tuple[str, ...]:
-        """What a line must start with to be worth parsing."""
-        return (
-            *(self.usage, self.running, self.waiting, self.preemptions),
-            *(self.rejections, self.finished, self.sleep, self.cache),
-        )
+    def series(self) -> tuple[str, ...]:
+        """All names: what a line must start with to be worth parsing."""
+        values = (getattr(self, each.name) for each in fields(self))
+        return tuple(value for value in values if isinstance(value, str))
+
+    @property
+    def gauges(self) -> tuple[str, ...]:
+        """What no page of this generation lacks."""
+        return self.usage, self.running, self.waiting
 
 
 VLLM = Names()
 """vLLM 0.32 and 0.33."""
+VLLM_WITHOUT_REASONS = Names(
+    waiting="vllm:num_requests_waiting",
+    waiting_for={},
+    computed="vllm:prompt_tokens_total",
+    computed_from={},
+)
+"""vLLM from 0.10 on: why a request waits, and where its tokens came from, was not told."""
+VLLM_GPU_CACHE = replace(VLLM_WITHOUT_REASONS, usage="vllm:gpu_cache_usage_perc")
+"""vLLM before 0.10."""
+GENERATIONS = (VLLM, VLLM_WITHOUT_REASONS, VLLM_GPU_CACHE)
 
 
 class ScrapeError(Exception):
@@ -45,12 +80,19 @@ class ScrapeError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """What one pod said at one time.
+    """What one pod said at one time; what has no unit is a number of requests.
 
     Attributes:
         usage: share of the KV cache in use, 0 to 1.
-        waiting: requests that wait for capacity; those deferred for other reasons do not count.
-        preemptions: since the server started, like rejections and finished.
+        waiting: for capacity; those deferred for other reasons do not count.
+        preemptions: since the server started, like all that follow but the cache's size.
+        first_tokens: that have their first token.
+        prompt_tokens: of their prompts.
+        computed_tokens: of them, those that were not found in a cache.
+        queued: that have ended.
+        queue_seconds: that they had waited.
+        prefill_seconds: from their admission to their first token.
+        prefilled_tokens: computed within them.
         cache_tokens: what the cache holds; 0 if the page does not say.
         cache_bytes: its memory; 0 if the page does not say.
     """
@@ -61,44 +103,71 @@ class Sample:
     preemptions: int = 0
     rejections: int = 0
     finished: int = 0
+    first_tokens: int = 0
+    queued: int = 0
+    queue_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    prefilled_tokens: int = 0
+    prompt_tokens: int = 0
+    computed_tokens: int = 0
+    generated_tokens: int = 0
     asleep: bool = False
     cache_tokens: int = 0
     cache_bytes: int = 0
 
     @classmethod
-    def parse(cls, page: str, names: Names = VLLM) -> Self:
+    def parse(cls, page: str) -> Self:
         """The sample on a ``/metrics`` page; engines of one server are taken together.
 
         Raises:
             ScrapeError: it is no such page, or a gauge is missing or absurd.
         """
-        found = _series(page, names)
-        usages = [value for _labels, value in found[names.usage]]
-        if not usages or not found[names.running]:
+        found = _series(page)
+        names = next((each for each in GENERATIONS if all(map(found.get, each.gauges))), None)
+        if names is None:
             raise ScrapeError("the page has no vLLM gauges")
+        usages = [value for _labels, value in found[names.usage]]
         sample = cls(
             usage=sum(usages) / len(usages),
-            running=_total(found[names.running]),
-            waiting=_total(found[names.waiting], reason="capacity"),
-            preemptions=_total(found[names.preemptions]),
-            rejections=_total(found[names.rejections]),
-            finished=_total(found[names.finished]),
-            asleep=_total(found[names.sleep]) > _total(found[names.sleep], sleep_state="awake"),
+            running=_count(found[names.running]),
+            waiting=_count(found[names.waiting], names.waiting_for),
+            preemptions=_count(found[names.preemptions]),
+            rejections=_count(found[names.rejections]),
+            finished=_count(found[names.finished]),
+            first_tokens=_count(found[names.first_tokens]),
+            queued=_count(found[names.queued]),
+            queue_seconds=_total(found[names.queue_seconds]),
+            prefill_seconds=_total(found[names.prefill_seconds]),
+            prefilled_tokens=_count(found[names.prefilled]),
+            prompt_tokens=_count(found[names.prompt]),
+            computed_tokens=_count(found[names.computed], names.computed_from),
+            generated_tokens=_count(found[names.generated]),
+            asleep=_total(found[names.sleep]) > _total(found[names.sleep], _AWAKE),
             cache_tokens=_label(found[names.cache], "kv_cache_size_tokens"),
             cache_bytes=_label(found[names.cache], "kv_cache_memory_bytes"),
         )
-        if not 0 <= sample.usage <= 1 or min(sample.running, sample.waiting) < 0:
+        if not 0 <= sample.usage <= 1:
             raise ScrapeError(f"the page claims a cache usage of {sample.usage}")
+        if max(sample.running, sample.waiting) > MOST_REQUESTS:
+            raise ScrapeError(f"the page claims {sample.running} running requests")
         return sample
 
 
 Series = list[tuple[Mapping[str, str], float]]
 
+_AWAKE = {"sleep_state": "awake"}
+_KNOWN = tuple(dict.fromkeys(name for names in GENERATIONS for name in names.series))
 
-def _series(page: str, names: Names) -> dict[str, Series]:
-    """Values by name; only lines that matter are parsed, as a page has thousands."""
-    found: dict[str, Series] = {name: [] for name in names.prefixes}
-    lines = (line for line in page.splitlines() if line.startswith(names.prefixes))
+
+def _series(page: str) -> dict[str, Series]:
+    """Values by name; only lines that matter are parsed, as a page has thousands.
+
+    A parser that is given millions of lines, or one of a megabyte, would hold up everything else.
+    """
+    found: dict[str, Series] = {name: [] for name in _KNOWN}
+    lines = [line for line in page.splitlines() if line.startswith(_KNOWN)]
+    if len(lines) > MOST_SERIES or any(len(line) > LONGEST_LINE for line in lines):
+        raise ScrapeError(f"the page has more than {MOST_SERIES} series, or one that is too long")
     try:
         for family in text_string_to_metric_families("\n".join(lines) + "\n"):
             for sample in family.samples:
@@ -109,11 +178,16 @@ def _series(page: str, names: Names) -> dict[str, Series]:
     return found
 
 
-def _total(series: Series, **wanted: str) -> int:
-    try:
-        return int(sum(v for labels, v in series if wanted.items() <= dict(labels).items()))
-    except (ValueError, OverflowError) as error:  # NaN, infinity
-        raise ScrapeError("a counter is no number") from error
+def _total(series: Series, wanted: Mapping[str, str] = MappingProxyType({})) -> float:
+    """The sum of the values with the labels `wanted`."""
+    total = sum(value for labels, value in series if wanted.items() <= dict(labels).items())
+    if not 0 <= total < math.inf:  # NaN is not either
+        raise ScrapeError(f"the page claims a count of {total}")
+    return float(total)
+
+
+def _count(series: Series, wanted: Mapping[str, str] = MappingProxyType({})) -> int:
+    return int(_total(series, wanted))
 
 
 def _label(series: Series, name: str) -> int:
@@ -128,16 +202,17 @@ class Scraper:
     def __init__(self, session: aiohttp.ClientSession, *, port: int) -> None:
         self._session = session
         self._port = port
-        self._slots = asyncio.Semaphore(CONCURRENT)
 
     async def read(self, addresses: Iterable[str]) -> list[Sample | ScrapeError]:
         """A sample for each pod address, or why there is none, in the same order."""
-        return await asyncio.gather(*(self._read(address) for address in addresses))
+        # Slots of each call's own: pods of one resource cannot take those of another.
+        slots = asyncio.Semaphore(CONCURRENT)
+        return await asyncio.gather(*(self._read(address, slots) for address in addresses))
 
-    async def _read(self, address: str) -> Sample | ScrapeError:
+    async def _read(self, address: str, slots: asyncio.Semaphore) -> Sample | ScrapeError:
         host = f"[{address}]" if ":" in address else address
         try:
-            async with self._slots, asyncio.timeout(TIMEOUT_SECONDS):
+            async with slots, asyncio.timeout(TIMEOUT_SECONDS):
                 page = await self._page(f"http://{host}:{self._port}/metrics")
             return Sample.parse(page)
         except ScrapeError as error:

@@ -19,7 +19,8 @@ from kvarn_operator.conditions import Scene
 from kvarn_operator.observe import SERVER
 from kvarn_operator.planning import Planned
 from kvarn_operator.pods import selector
-from kvarn_operator.pressure import Fleet, Parts, Reading, coarse
+from kvarn_operator.pressure import Fleet, Parts, coarse
+from kvarn_operator.readings import Reading
 from kvarn_operator.render import PORT
 from kvarn_operator.rollout import Rollout
 
@@ -149,6 +150,7 @@ def _is_news(condition: Condition, before: Condition | None) -> bool:
 def _parts(parts: Parts) -> PressureParts:
     return PressureParts(
         cache=coarse(100 * parts.cache),
+        compute=coarse(100 * parts.compute),
         running=coarse(100 * parts.running),
         waiting=coarse(100 * parts.waiting),
         preemptions=coarse(100 * parts.preemptions),

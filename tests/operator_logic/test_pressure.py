@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from kvarn_operator.pressure import Parts, Reading, fleet, parts, record
+from kvarn_operator.pressure import Parts, fleet, parts
+from kvarn_operator.readings import Reading, Spoken, record
 from kvarn_operator.scrape import Sample, ScrapeError
 from tests.operator_logic.builders import NOW, later
 
@@ -12,7 +13,7 @@ IDLE = Sample(usage=0.0, running=0, waiting=0, finished=100, cache_tokens=1000)
 
 
 def pressed(sample: Sample, *, before: Sample = IDLE, most: int = 10) -> Parts:
-    reading = Reading(at=NOW, sample=sample, previous=before)
+    reading = Reading(at=later(5), sample=sample, past=(Spoken(NOW, before),))
     return parts(reading, target=0.8, max_sequences=most)
 
 

@@ -81,6 +81,8 @@ class PressureParts(ApiModel):
 
     cache: int
     """KV cache in use, against the target."""
+    compute: int
+    """Time that computing prompts takes, against its target; those that wait included."""
     running: int
     """Running sequences against the most that may run, while anything waits."""
     waiting: int
@@ -96,7 +98,7 @@ class Pressure(ApiModel):
 
     percent: int
     """Mean over the replicas; 100 is a full replica."""
-    limited_by: Literal["cache", "running", "waiting", "preemptions", "rejections"]
+    limited_by: Literal["cache", "compute", "running", "waiting", "preemptions", "rejections"]
     """The largest of the parts."""
     parts: PressureParts
     """The parts, of the fullest replica."""

@@ -1,0 +1,91 @@
+"""Sizes for those who know the future: what the work calls for, ahead by the time of a start.
+
+The work of each request is taken from a run in which nothing had to wait, so that hits in the
+prefix cache are counted as they come.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from bench.autoscaler.cluster import Run, Setup
+from bench.autoscaler.policies.fixed import Schedule
+from bench.autoscaler.roofline import Server
+
+SLOT_SECONDS = 15.0
+FULL = 0.85
+"""Share of the cache, or of the sequences, that a server is planned to hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Busy servers, at full use, in each slot of `SLOT_SECONDS`."""
+
+    servers: tuple[float, ...]
+
+    @classmethod
+    def of(cls, run: Run, server: Server) -> "Work":
+        """What the requests of `run` take: compute, or a share of the cache while they last."""
+        slots = [0.0] * (int(run.span // SLOT_SECONDS) + 1)
+        step = server.step
+        decode = step.fixed + step.weights
+        for job in run.jobs:
+            if job.rejected:
+                continue
+            request = job.request
+            tokens = request.prompt_tokens + request.output_tokens / 2
+            compute = step.prefill_seconds(request.prompt_tokens, cached=job.cached)
+            compute += request.output_tokens * step.token
+            share = max(tokens / server.cache_tokens, 1 / server.max_sequences)
+            held = share * request.output_tokens * decode / FULL
+            slots[int(request.arrival // SLOT_SECONDS)] += max(compute, held)
+        return cls(tuple(seconds / SLOT_SECONDS for seconds in slots))
+
+    @property
+    def mean(self) -> float:
+        """Over the whole trace."""
+        return sum(self.servers) / len(self.servers)
+
+    def smooth(self, seconds: float) -> "Work":
+        """Means over windows of `seconds` around each slot."""
+        half = int(seconds / SLOT_SECONDS / 2)
+        sums = [0.0]
+        for each in self.servers:
+            sums.append(sums[-1] + each)
+        count = len(self.servers)
+        ends = ((max(i - half, 0), min(i + half + 1, count)) for i in range(count))
+        return Work(tuple((sums[b] - sums[a]) / (b - a) for a, b in ends))
+
+
+def schedule(work: Work, setup: Setup, *, use: float, window_seconds: float) -> Schedule:
+    """The least servers at each time whose use stays at `use`, started just early enough.
+
+    A server that would be missed again before its successor could start is kept.
+    """
+    needed = [
+        min(max(math.ceil(each / use), 1), setup.max_replicas)
+        for each in work.smooth(window_seconds).servers
+    ]
+    ahead = math.ceil(setup.startup_seconds / SLOT_SECONDS)
+    started = [max(needed[i : i + ahead + 1]) for i in range(len(needed))]
+    sizes = _bridge(started, ahead)
+    runs = [(size, len(list(same))) for size, same in groupby(sizes)]
+    starts, slot = [], 0
+    for _, length in runs:
+        starts.append(slot * SLOT_SECONDS)
+        slot += length
+    return Schedule(sizes=[size for size, _ in runs], starts=starts)
+
+
+def _bridge(sizes: Sequence[int], gap: int) -> list[int]:
+    """`sizes` with dips no longer than `gap` slots filled up."""
+    bridged = list(sizes)
+    for level in range(max(sizes), 0, -1):
+        last = None
+        for slot, size in enumerate(bridged):
+            if size >= level:
+                if last is not None and 1 < slot - last <= gap + 1:
+                    bridged[last + 1 : slot] = [max(s, level) for s in bridged[last + 1 : slot]]
+                last = slot
+    return bridged

@@ -1,0 +1,1 @@
+"""The policies: the operator's own, its rivals with their defaults, and fixed sizes."""

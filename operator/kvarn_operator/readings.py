@@ -1,0 +1,160 @@
+"""What the pods said lately, and what follows from it: rates, and what a token costs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from kvarn_operator.scrape import Sample, ScrapeError
+
+FRESH_INTERVALS = 3
+"""A sample is fresh for this many polls."""
+WINDOW_SECONDS = 60.0
+"""Rates are taken over this time: long enough for dozens of requests, shorter than a start."""
+LEAST_SECONDS = 15.0
+"""A rate over less says nothing."""
+LEAST_TOKENS = 4096
+"""Prompt tokens from which the cost of one can be told."""
+FORGET_SHARE = 0.01
+"""By which the least cost seen is distrusted more each minute: prompts and batches change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """What a pod said at one time."""
+
+    at: datetime
+    sample: Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """The last good samples of one pod.
+
+    Attributes:
+        at: when `sample` was taken.
+        past: the ones before it, the oldest first, as far back as `WINDOW_SECONDS`.
+        token_seconds: the least that a prompt's token was seen to cost on any of the pods; 0 as
+            long as none has computed enough of them.
+        error: why the latest try gave none; empty if it did.
+    """
+
+    at: datetime
+    sample: Sample
+    past: tuple[Spoken, ...] = ()
+    token_seconds: float = 0.0
+    window_seconds: float = 0.0
+    error: str = ""
+
+    @property
+    def previous(self) -> Sample:
+        """The sample before the last, for what happened between; the same at first."""
+        return self.past[-1].sample if self.past else self.sample
+
+    @property
+    def oldest(self) -> Sample:
+        """The sample at the beginning of the window."""
+        return self.past[0].sample if self.past else self.sample
+
+    def is_fresh(self, now: datetime, *, poll_seconds: float) -> bool:
+        """Whether it still says how the server is."""
+        return now - self.at <= timedelta(seconds=FRESH_INTERVALS * poll_seconds)
+
+    @property
+    def watched_seconds(self) -> float:
+        """Length of the window that `past` covers."""
+        return (self.at - self.past[0].at).total_seconds() if self.past else 0.0
+
+    @property
+    def prompt_tokens(self) -> float:
+        """Tokens of an ordinary request's prompt that have to be computed."""
+        last, first = self.sample, self.oldest
+        requests, tokens = last.first_tokens - first.first_tokens, 0
+        if requests > 0:
+            tokens = last.computed_tokens - first.computed_tokens
+        else:
+            requests, tokens = last.first_tokens, last.computed_tokens
+        return tokens / requests if requests > 0 else 0.0
+
+    @property
+    def backlog_seconds(self) -> float:
+        """Time that computing the prompts that wait will take."""
+        return self.sample.waiting * self.prompt_tokens * self.token_seconds
+
+    @property
+    def compute_share(self) -> float:
+        """Share of the window that the prompts which came in it take to compute; may exceed 1.
+
+        Those that were answered, those by which the queue has grown since, and those that were
+        computed once more after a preemption.
+        """
+        last, first = self.sample, self.oldest
+        requests = last.waiting - first.waiting + last.preemptions - first.preemptions
+        tokens = last.computed_tokens - first.computed_tokens + requests * self.prompt_tokens
+        return max(tokens, 0.0) * self.token_seconds / max(self.window_seconds, LEAST_SECONDS)
+
+
+def record(
+    readings: Mapping[str, Reading],
+    answers: Mapping[str, Sample | ScrapeError],
+    *,
+    now: datetime,
+) -> dict[str, Reading]:
+    """`readings` after a round of `answers`; pods that were not asked are forgotten."""
+    kept: dict[str, Reading] = {}
+    for pod, answer in answers.items():
+        before = readings.get(pod)
+        if isinstance(answer, Sample):
+            kept[pod] = Reading(at=now, sample=answer, past=_past(before, answer, now))
+        elif before is not None:
+            kept[pod] = replace(before, error=str(answer))
+    cost = _token_seconds(readings.values(), kept.values(), now=now)
+    window = max((reading.watched_seconds for reading in kept.values()), default=0.0)
+    return {
+        pod: replace(reading, token_seconds=cost, window_seconds=window)
+        for pod, reading in kept.items()
+    }
+
+
+def _past(before: Reading | None, sample: Sample, now: datetime) -> tuple[Spoken, ...]:
+    if before is None or _restarted(before.sample, sample):
+        return ()
+    all_of_it = (*before.past, Spoken(before.at, before.sample))
+    oldest = now - timedelta(seconds=WINDOW_SECONDS)
+    recent = [spoken for spoken in all_of_it if spoken.at >= oldest]
+    return tuple(recent) or all_of_it[-1:]
+
+
+def _restarted(before: Sample, after: Sample) -> bool:
+    """Whether the counters began anew: the server is another one under the same name."""
+    return (
+        after.finished < before.finished
+        or after.preemptions < before.preemptions
+        or after.computed_tokens < before.computed_tokens
+    )
+
+
+def _token_seconds(before: Iterable[Reading], after: Iterable[Reading], *, now: datetime) -> float:
+    """The least cost seen, where what was seen earlier counts a little less each minute."""
+    known = [
+        reading.token_seconds * (1 + FORGET_SHARE * (now - reading.at).total_seconds() / 60)
+        for reading in before
+        if reading.token_seconds
+    ]
+    return min([*known, *_costs(list(after))], default=0.0)
+
+
+def _costs(readings: Sequence[Reading]) -> Iterable[float]:
+    """Seconds for a token, as the window of each pod shows it from either side.
+
+    A prompt alone takes its tokens' time from its admission to its first token; prompts that share
+    steps take longer each. A server that never rests computes at its highest rate; one that rests
+    computes at a lower one. So both are upper bounds, and one of them is near the truth.
+    """
+    for reading in readings:
+        last, first = reading.sample, reading.oldest
+        tokens = last.prefilled_tokens - first.prefilled_tokens
+        if tokens >= LEAST_TOKENS:
+            yield (last.prefill_seconds - first.prefill_seconds) / tokens
+        tokens = last.computed_tokens - first.computed_tokens
+        if tokens >= LEAST_TOKENS and reading.past:
+            yield reading.watched_seconds / tokens

@@ -59,6 +59,13 @@ class Launched:
         return False
 
 
+def metric(client: httpx.Client, name: str) -> float:
+    """A metric's value, as the server gives it now."""
+    lines = client.get("/metrics").text.splitlines()
+    line = next(line for line in lines if line.startswith(f"{name}{{"))
+    return float(line.split()[-1])
+
+
 @contextmanager
 def launched(release: str, folder: Path, model: str, *options: str) -> Iterator[Launched]:
     """Start the launcher with the options that the operator gives, and end it at the end."""

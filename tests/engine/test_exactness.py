@@ -1,15 +1,14 @@
 """A real vLLM gives the same tokens whatever the batch, the chunks, the cache and the pool."""
 
-import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from tests.engine.prompts import K4V2, PROMPTS, RAW, prompt
+
 pytestmark = pytest.mark.serving
 
-K4V2 = {"kv_cache_dtype": "kvarn_k4v2_g128"}
-RAW = {"kv_cache_dtype": "kvarn_raw_g128"}
 
 BARELY_ENOUGH_BLOCKS = 56
 """The null block, 30 for the prompts, 24 for their tails, one for what they grow by."""
@@ -17,11 +16,6 @@ BARELY_ENOUGH_BLOCKS = 56
 Generate = Callable[..., dict[str, Any]]
 
 
-def prompt(length: int, seed: int) -> list[int]:
-    return random.Random(seed).choices(range(256), k=length)
-
-
-PROMPTS = [prompt(length, length) for length in (336, 400, 512, 640, 700, 898)]
 SHARED = prompt(700, 0)
 FAMILY = [SHARED + prompt(40 + 30 * child, child) for child in range(6)]
 

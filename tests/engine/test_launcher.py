@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.engine.served import Launched, launched, until
+from tests.engine.served import Launched, launched, metric, until
 
 pytestmark = pytest.mark.serving
 
@@ -55,19 +55,13 @@ def test_a_drain_finishes_what_runs(server: Launched, client: httpx.Client) -> N
     asked = ASKED | {"max_tokens": 200, "ignore_eos": True}
     with ThreadPoolExecutor(6) as pool:
         requests = [pool.submit(client.post, "/v1/completions", json=asked) for _ in range(6)]
-        until(lambda: _running(client) == 6, seconds=30)
+        until(lambda: metric(client, "vllm:num_requests_running") == 6, seconds=30)
         server.process.send_signal(signal.SIGTERM)
         answers = [request.result() for request in requests]
     assert [answer.status_code for answer in answers] == [200] * 6
     assert {answer.json()["usage"]["completion_tokens"] for answer in answers} == {200}
     assert server.process.wait(60) == 0
     assert server.message.read_text() == ""
-
-
-def _running(client: httpx.Client) -> float:
-    lines = client.get("/metrics").text.splitlines()
-    line = next(line for line in lines if line.startswith("vllm:num_requests_running{"))
-    return float(line.split()[-1])
 
 
 def test_a_context_that_does_not_fit_is_reported_with_what_would(

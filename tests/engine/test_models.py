@@ -1,5 +1,81 @@
-"""What varies between models: head dimensions, groups, windows, adapters."""
+"""What varies between models: dimensions of heads, their grouping, depth, windows, adapters."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.engine.adapter import write_adapter
+from tests.engine.lanes import once
+from tests.engine.prompts import K4V2, PROMPTS, RAW, prompt
+
 pytestmark = pytest.mark.serving
+
+Generate = Callable[..., dict[str, Any]]
+Model = Callable[..., str]
+
+CLOSED_AND_OPEN = [prompt(length, length) for length in (70, 128, 300)]
+
+
+@once
+@pytest.mark.parametrize(
+    ("head_dim", "group"),
+    [(64, 1), (80, 2), (96, 4), (128, 8), (192, 16), (256, 1), (512, 2)],
+)
+def test_heads_of_each_dimension_and_grouping(
+    generate: Generate, tiny_model: Model, head_dim: int, group: int
+) -> None:
+    """Raw tiles give the tokens of the stock cache."""
+    model = tiny_model(
+        num_hidden_layers=2,
+        head_dim=head_dim,
+        num_attention_heads=group,
+        num_key_value_heads=1,
+    )
+    stock, raw = (
+        generate([CLOSED_AND_OPEN], model=model, tokens=20, **cache) for cache in ({}, RAW)
+    )
+    assert raw["tokens"] == stock["tokens"]
+
+
+@once
+@pytest.mark.parametrize(("layers", "tail_is"), [(2, "wider"), (24, "narrower")])
+def test_a_tail_page_of_another_width_than_the_tiles(
+    generate: Generate, tiny_model: Model, layers: int, tail_is: str
+) -> None:
+    """A batch in a tight pool gives the tokens of each sequence alone in a roomy one."""
+    model = tiny_model(num_hidden_layers=layers)
+    prompts = CLOSED_AND_OPEN
+    together = generate([prompts], model=model, tokens=30, enable_prefix_caching=True, **K4V2)
+    alone = generate([[each] for each in prompts], model=model, tokens=30, **K4V2)
+    assert [[tokens] for tokens in together["tokens"][0]] == alone["tokens"]
+
+
+def test_layers_with_a_sliding_window_stay_out_of_the_format(
+    generate: Generate, tiny_model: Model
+) -> None:
+    """Beside raw tiles, they make the stock cache's tokens."""
+    layers = ["sliding_attention", "full_attention"] * 2
+    model = tiny_model(model_type="gemma3_text", sliding_window=256, layer_types=layers)
+    stock, raw = (generate([PROMPTS[:3]], model=model, **cache) for cache in ({}, RAW))
+    assert raw["tokens"] == stock["tokens"]
+
+
+@once
+def test_layers_that_the_user_leaves_out_stay_out_of_the_format(generate: Generate) -> None:
+    left_out = {"kv_cache_dtype_skip_layers": ["0", "3"]}
+    stock, raw = (generate([PROMPTS[:3]], **cache) for cache in ({}, RAW | left_out))
+    assert raw["tokens"] == stock["tokens"]
+
+
+def test_an_adapter(generate: Generate, tiny_model: Model, tmp_path: Path) -> None:
+    """With LoRA, raw tiles give the stock cache's tokens, and batches those of each alone."""
+    adapted = {"adapter": write_adapter(tmp_path, tiny_model()), "enable_lora": True}
+    stock, raw, together = (
+        generate([CLOSED_AND_OPEN], tokens=20, **adapted, **cache) for cache in ({}, RAW, K4V2)
+    )
+    alone = generate([[each] for each in CLOSED_AND_OPEN], tokens=20, **adapted, **K4V2)
+    assert raw["tokens"] == stock["tokens"]
+    assert stock["tokens"] != generate([CLOSED_AND_OPEN], tokens=20)["tokens"]
+    assert [[tokens] for tokens in together["tokens"][0]] == alone["tokens"]

@@ -105,7 +105,13 @@ class Start:
     def account(self) -> "Account | None":
         """What a forecast needs; None where the record does not state all of it."""
         stated = self.record["tp"] and not self.record.get("speculative")
-        if not stated or self.device is None or self.utilization is None or self.version is None:
+        if (
+            self.record["error"]
+            or not stated
+            or self.device is None
+            or self.utilization is None
+            or self.version is None
+        ):
             return None
         return Account(self, self.device, self.utilization, self.version)
 

@@ -48,7 +48,15 @@ def count_parameters(
     for feedforward in feedforwards(view, len(mixers)):
         _add_feedforward(found, hidden, family, feedforward)
     found.others += len(mixers) * family.norms * hidden * (2 if family.norm_bias else 1)
+    found.others += _layer_embeddings(view, hidden, len(mixers))
     return found
+
+
+def _layer_embeddings(view: ConfigView, hidden: int, count: int) -> int:
+    """Embeddings that each layer has of its own, and the matrices around them (Gemma 3n and 4)."""
+    width = view.count("hidden_size_per_layer_input")
+    rows = view.count("vocab_size_per_layer_input")
+    return count * width * (rows + 3 * hidden)
 
 
 def _add_mixer(found: Parameters, view: ConfigView, family: Family, mixer: str, count: int) -> None:

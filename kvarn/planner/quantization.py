@@ -216,7 +216,7 @@ def _covers(pattern: str, name: str) -> bool:
         except re.error:
             return False
     if "*" in pattern:
-        return fnmatch.fnmatchcase(name, pattern)
+        return any(fnmatch.fnmatchcase(name, glob) for glob in (pattern, f"{pattern}.*"))
     return name == pattern or name.startswith(f"{pattern}.")
 
 

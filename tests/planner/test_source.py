@@ -48,7 +48,6 @@ class Hub(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body if with_body else b"")
 
-
     def _refuse(self, status: int, words: str, code: str = "") -> None:
         self.send_response(status)
         self.send_header("X-Error-Message", words)

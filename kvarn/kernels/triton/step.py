@@ -90,23 +90,20 @@ def load_segment(
 
     Returns:
         its sequence, its tile, the row of its first token in the tile, the row after its last one,
-        and the index that row 0 would have among the batch's tokens. Both rows are 0 where there
-        is no such segment.
+        and the index that row 0 would have among the batch's tokens. The two rows are equal where
+        there is no such segment.
     """
     if segment_sequence is None:
         sequence = index
-        length = tl.load(lengths + sequence).to(tl.int32)
-        tile = (length - 1) // TILE
+        tile = (tl.load(lengths + sequence).to(tl.int32) - 1) // TILE
     else:
         sequence = tl.load(segment_sequence + index)
-        exists = sequence >= 0
-        sequence = tl.maximum(sequence, 0)
-        length = tl.load(lengths + sequence, mask=exists, other=0).to(tl.int32)
         tile = tl.load(segment_tile + index)
-    start = tl.load(starts + sequence).to(tl.int32)
-    new = tl.load(starts + sequence + 1).to(tl.int32) - start
+    exists = sequence >= 0
+    length = tl.load(lengths + sequence, mask=exists, other=0).to(tl.int32)
+    start = tl.load(starts + sequence, mask=exists, other=0).to(tl.int32)
+    new = tl.load(starts + sequence + 1, mask=exists, other=0).to(tl.int32) - start
     before = length - new - tile * TILE
     first = tl.maximum(before, 0)
-    end = tl.minimum(length - tile * TILE, TILE)
-    end = tl.where(new > 0, end, 0)
+    end = tl.where(new > 0, tl.minimum(length - tile * TILE, TILE), first)
     return sequence, tile, first, end, start - before

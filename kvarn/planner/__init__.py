@@ -14,6 +14,7 @@ All errors are `PlannerError`s with `reason` and `message`: one sentence, number
 """
 
 from kvarn.planner.accelerators import Accelerator, known_gpus
+from kvarn.planner.correction import Correction
 from kvarn.planner.errors import (
     AcceleratorError,
     PlanError,
@@ -39,6 +40,7 @@ __all__ = [
     "AccountLine",
     "Alternative",
     "Choice",
+    "Correction",
     "Limits",
     "ModelShape",
     "Plan",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from kvarn.planner.accelerators import GIB
 from kvarn.planner.cache import CacheLayout, cache_layout, ceil_div
 from kvarn.planner.formats import CacheFormat
-from kvarn.planner.memory import AccountLine, Batch, overhead
+from kvarn.planner.memory import AccountLine, Batch
 from kvarn.planner.problem import Problem
 from kvarn.planner.roofline import Roofline
 
@@ -133,7 +133,7 @@ def fits(problem: Problem, cache_format: CacheFormat) -> bool:
 
 
 def _room(problem: Problem, layout: CacheLayout, batch: Batch) -> Room:
-    lines = overhead(problem.shape, problem.accelerator, batch, problem.version)
+    lines = problem.held(batch)
     taken = sum(line.size_bytes for line in lines)
     in_flight_tokens = problem.in_flight_steps * batch.max_batched_tokens
     return Room(layout, lines, problem.budget_bytes - taken, in_flight_tokens)

@@ -94,6 +94,8 @@ def _alternative(name: str, outcome: Draft | Misfit, chosen: Draft) -> Alternati
 def _utilization(problem: Problem) -> str:
     if problem.accelerator.is_cpu:
         return "all of the container's memory"
+    if points := problem.correction.utilization_points:
+        return f"{points} less than the default, because the device ran full"
     if problem.raised:
         return f"the default, {problem.version.utilization_percent}, is too little"
     return "the default of this engine version"

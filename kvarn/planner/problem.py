@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kvarn.planner.accelerators import GIB, Accelerator
-from kvarn.planner.memory import Batch
+from kvarn.planner.correction import UNCORRECTED, Correction
+from kvarn.planner.memory import AccountLine, Batch, overhead
 from kvarn.planner.shape import ModelShape
 from kvarn.planner.version import EngineVersion
 from kvarn.planner.workload import Limits, Workload
@@ -32,6 +33,7 @@ class Problem:
     workload: Workload
     limits: Limits
     version: EngineVersion
+    correction: Correction = UNCORRECTED
     raised: bool = False
 
     @property
@@ -39,13 +41,16 @@ class Problem:
         """Share of the device that vLLM may take; all of a container's memory on the CPU."""
         if self.accelerator.is_cpu:
             return 100
+        if self.limits.utilization_percent:
+            return self.limits.utilization_percent
         usual = RAISED_PERCENT if self.raised else self.version.utilization_percent
-        return self.limits.utilization_percent or usual
+        return max(usual - self.correction.utilization_points, 1)
 
     @property
     def may_raise(self) -> bool:
         """Whether the share of the device is free to be raised."""
-        return not (self.raised or self.accelerator.is_cpu or self.limits.utilization_percent)
+        fixed = self.limits.utilization_percent or self.correction.utilization_points
+        return not (self.raised or self.accelerator.is_cpu or fixed)
 
     @property
     def budget_bytes(self) -> int:
@@ -69,6 +74,12 @@ class Problem:
     def in_flight_steps(self) -> int:
         """Steps that vLLM schedules at once; it does not look ahead on the CPU."""
         return 1 if self.accelerator.is_cpu else self.version.in_flight_steps
+
+    def held(self, batch: Batch) -> tuple[AccountLine, ...]:
+        """What one device holds beside the cache, and what earlier starts taught of it."""
+        lines = overhead(self.shape, self.accelerator, batch, self.version)
+        learned = self.correction.size_bytes
+        return (*lines, AccountLine("learned", learned, "earlier starts")) if learned else lines
 
     def batches(self) -> Iterator[Batch]:
         """Batch limits to try, the widest first; vLLM wants a token for each sequence."""

@@ -18,6 +18,7 @@ TITLES = {
     "nonTorch": "outside PyTorch",
     "cudaGraphs": "CUDA graphs",
     "runtime": "runtime",
+    "learned": "learned",
     "cache": "KV cache",
     "left": "left",
 }

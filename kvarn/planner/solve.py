@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from kvarn.planner.accelerators import Accelerator
+from kvarn.planner.correction import UNCORRECTED, Correction
 from kvarn.planner.draft import UNSUPPORTED, Draft, Misfit, attempt, fits
 from kvarn.planner.errors import PlanError, RequestError
 from kvarn.planner.explain import alternatives, choices, format_reason
@@ -31,6 +32,7 @@ def plan(
     limits: Limits | None = None,
     cache_format: str = AUTO,
     engine_version: str = DEFAULT_VERSION,
+    correction: Correction = UNCORRECTED,
 ) -> Plan:
     """The plan for `shape` on `accelerator`.
 
@@ -41,12 +43,14 @@ def plan(
         limits: what is fixed by hand.
         cache_format: a name in `FORMATS`, or `auto`.
         engine_version: vLLM's version, e.g. `0.33.0`.
+        correction: what earlier starts taught.
 
     Raises:
         RequestError: the format or version is unknown, or the workload exceeds the model.
         PlanError: the format cannot serve the model, or nothing fits.
     """
     problem = _problem(shape, accelerator, workload, limits or Limits(), engine_version)
+    problem = replace(problem, correction=correction)
     if cache_format not in (AUTO, *FORMATS):
         raise RequestError(
             "UnknownFormat",

@@ -5,20 +5,23 @@ rolled out, False when nothing serves or a person has to act; ``Stalled`` is the
 case. With ``observedGeneration`` in each, ``kubectl wait`` and kstatus need no further help.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from kvarn_operator import learning
 from kvarn_operator.api import KVarNDeployment
-from kvarn_operator.api.status import Condition, InspectedModel, LastScale
+from kvarn_operator.api.status import Condition, InspectedModel, LastScale, Lesson
 from kvarn_operator.autoscale import Decision
 from kvarn_operator.observe import Child, Failure, Observed, Pod
-from kvarn_operator.planning import MEMORY_REASONS, Outcome, Planned, Unplanned
+from kvarn_operator.planning import Outcome, Planned, Unplanned
 from kvarn_operator.rollout import Rollout
 
 GIB = 1 << 30
 LONGEST_MESSAGE = 1024
+EQUAL_SHARE = 0.01
+"""By which equal servers may differ: warm starts of one set-up differ by a third of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,7 @@ class Scene:
         refused: the API server's words, if it refused a child.
         model: what is known of the model.
         last_scale: the latest change of size.
+        capacities: tokens that the cache of each server of the present template holds.
     """
 
     target: KVarNDeployment
@@ -43,6 +47,7 @@ class Scene:
     refused: str = ""
     model: InspectedModel | None = None
     last_scale: LastScale | None = None
+    capacities: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def deployment(self) -> Child | None:
@@ -135,7 +140,7 @@ def _memory_fits(scene: Scene) -> Verdict:
         status: Literal["False", "Unknown"] = "False" if outcome.is_about_memory else "Unknown"
         return Verdict(status, outcome.reason, outcome.message)
     for pod, failure in failures(scene):
-        if failure.reason in MEMORY_REASONS or failure.reason == "OOMKilled":
+        if learning.is_about_memory(failure):
             return Verdict("False", failure.reason, _words(pod, failure))
     plan = outcome.plan
     total, left = plan.line("total"), plan.line("left")
@@ -143,7 +148,18 @@ def _memory_fits(scene: Scene) -> Verdict:
         "True",
         "Fits",
         f"{_size(total - left)} of {_size(total)} on {outcome.accelerator} are planned,"
-        f" {_size(plan.cache_bytes)} of them for a cache of {plan.cache_tokens:,} tokens.",
+        f" {_size(plan.cache_bytes)} of them for a cache of {plan.cache_tokens:,} tokens."
+        f"{_retried(outcome.lesson)}",
+    )
+
+
+def _retried(lesson: Lesson) -> str:
+    """What failed starts have changed; empty if none has."""
+    if not lesson.retries:
+        return ""
+    return (
+        f" Start {lesson.retries + 1} of {learning.MOST_RETRIES + 1}, corrected by"
+        f" {lesson.bytes:,} bytes and {lesson.points} points of utilisation: {lesson.failure}"
     )
 
 
@@ -175,7 +191,24 @@ def _degraded(scene: Scene, rollout: Rollout) -> Verdict:
             return Verdict("True", pod.waiting, f"{pod.name} waits: {_STUCK[pod.waiting]}.")
     if rollout.blocked:
         return Verdict("True", "PodsRefused", rollout.blocked)
+    if unequal := _unequal(scene.capacities):
+        return Verdict("True", "UnequalCapacity", unequal)
     return Verdict("False", "NoFailures", "No replica fails.")
+
+
+def _unequal(capacities: Mapping[str, int]) -> str:
+    """Which server holds clearly fewer tokens than its siblings; empty if none does."""
+    if len(capacities) < 2:
+        return ""
+    least, most = (choose(capacities, key=lambda pod: capacities[pod]) for choose in (min, max))
+    missing = 1 - capacities[least] / capacities[most]
+    if missing <= EQUAL_SHARE:
+        return ""
+    return (
+        f"{least} holds {capacities[least]:,} tokens and {most} {capacities[most]:,},"
+        f" {missing:.1%} fewer: it started with a cold compile cache or beside another process;"
+        " delete it to start it again."
+    )
 
 
 _STUCK = {

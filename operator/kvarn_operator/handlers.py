@@ -20,9 +20,10 @@ import aiohttp
 import kopf
 
 from kvarn_operator import API_VERSION, FINALIZER, GROUP, OWNER_LABEL, PLURAL, VERSION, metrics
+from kvarn_operator.api.status import Lesson
 from kvarn_operator.cluster import Cluster, ClusterError
 from kvarn_operator.config import Config
-from kvarn_operator.observe import Child, Observed, Pod
+from kvarn_operator.observe import Child, Observed, Pod, lessons
 from kvarn_operator.reconcile import Memory, Reconciler
 from kvarn_operator.scrape import Scraper
 from kvarn_operator.status import Happening
@@ -134,6 +135,12 @@ def _register_children(registry: kopf.OperatorRegistry, board: Board) -> None:
     kopf.index(*PODS, labels=OURS, registry=registry, id="pods")(_indexer(Pod.read))
     kopf.on.event(*PODS, labels=OURS, registry=registry)(wake)
 
+    @kopf.index(*RESOURCE, registry=registry, id="lessons")
+    async def learned(
+        body: kopf.Body, namespace: str | None, name: str, **_: Any
+    ) -> dict[Key, list[Lesson]]:
+        return {(namespace or "", name): lessons(body)}
+
 
 def _indexer(read: Callable[[kopf.Body], Any]) -> Any:
     """An index handler that keeps what `read` makes of a child, by the child's resource."""
@@ -226,7 +233,12 @@ class Driver:
 
     def _observed(self) -> Observed:
         views = (self.views[plural].get(self.key, ()) for _, _, plural in CHILDREN)
-        return Observed.of(chain.from_iterable(views), self.views["pods"].get(self.key, ()))
+        learned = chain.from_iterable(self.views["lessons"].values())
+        return Observed.of(
+            chain.from_iterable(views),
+            self.views["pods"].get(self.key, ()),
+            chain.from_iterable(learned),
+        )
 
     def _tell(self, happening: Happening) -> None:
         namespace, name = self.key

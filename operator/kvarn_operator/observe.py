@@ -6,7 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from pydantic import ValidationError
+
 from kvarn_operator import GROUP
+from kvarn_operator.api.status import Lesson
 
 COMPONENT_LABEL = "app.kubernetes.io/component"
 SERVER = "server"
@@ -173,17 +176,22 @@ class Child:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """The children of one resource, as the watch streams last showed them."""
+    """The children of one resource, and what others learned, as the watch streams last showed."""
 
     children: Mapping[tuple[str, str], Child] = field(default_factory=dict)
     """By (kind, name)."""
     pods: tuple[Pod, ...] = ()
+    lessons: tuple[Lesson, ...] = ()
+    """What all resources have learned from starts."""
 
     @classmethod
-    def of(cls, children: Iterable[Child], pods: Iterable[Pod]) -> Self:
+    def of(
+        cls, children: Iterable[Child], pods: Iterable[Pod], lessons: Iterable[Lesson] = ()
+    ) -> Self:
         """A snapshot, in an order that does not depend on the streams."""
         by_key = {(child.kind, child.name): child for child in children}
-        return cls(children=by_key, pods=tuple(sorted(pods, key=lambda pod: pod.name)))
+        ordered = tuple(sorted(pods, key=lambda pod: pod.name))
+        return cls(children=by_key, pods=ordered, lessons=tuple(lessons))
 
     @property
     def servers(self) -> tuple[Pod, ...]:
@@ -193,6 +201,17 @@ class Observed:
     def inspections(self, job: str) -> tuple[Pod, ...]:
         """Pods of one inspection Job."""
         return tuple(pod for pod in self.pods if pod.component == INSPECTION and pod.job == job)
+
+
+def lessons(body: Mapping[str, Any]) -> list[Lesson]:
+    """What a resource has learned, by its status; nothing where an older operator wrote it."""
+    try:
+        return [
+            Lesson.model_validate(lesson)
+            for lesson in (body.get("status") or {}).get("lessons") or ()
+        ]
+    except ValidationError:
+        return []
 
 
 def essence(body: Mapping[str, Any]) -> str:

@@ -1,17 +1,16 @@
 """The seam to the planner: a resource's spec in, a plan or the reason why there is none out."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
 
 from kvarn import planner
+from kvarn_operator import learning
 from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.api.base import memory_bytes
 from kvarn_operator.api.spec import Spec
-from kvarn_operator.api.status import MemoryLine
+from kvarn_operator.api.status import Lesson, MemoryLine
 from kvarn_operator.api.status import Plan as PlanStatus
-
-MEMORY_REASONS = frozenset({"InsufficientMemory", "ContextTooLong", "OutOfMemory"})
-"""Reasons, of the planner and of the launcher, that say that memory is too small."""
+from kvarn_operator.observe import digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +19,13 @@ class Planned:
 
     Attributes:
         product: the nodes' ``nvidia.com/gpu.product`` that it is for; empty if any will do.
+        lesson: what earlier starts taught.
     """
 
     plan: planner.Plan
     shape: planner.ModelShape
     product: str = ""
+    lesson: Lesson
 
     @property
     def accelerator(self) -> str:
@@ -49,7 +50,7 @@ class Unplanned:
     @property
     def is_about_memory(self) -> bool:
         """Whether the reason is that memory is too small."""
-        return self.reason in MEMORY_REASONS
+        return self.reason in learning.MEMORY_REASONS
 
 
 Outcome = Planned | Unplanned
@@ -63,27 +64,53 @@ def needs_product(spec: Spec) -> bool:
     )
 
 
-def plan(target: KVarNDeployment, shape: planner.ModelShape, products: Collection[str]) -> Outcome:
+def plan(
+    target: KVarNDeployment,
+    shape: planner.ModelShape,
+    products: Collection[str],
+    *,
+    lessons: Iterable[Lesson] = (),
+    lesson: Lesson | None = None,
+) -> Outcome:
     """The plan for `target`.
 
     Args:
         target: the resource.
         shape: the model's.
         products: ``nvidia.com/gpu.product`` labels of the cluster's nodes, if `needs_product`.
+        lessons: what all resources have learned.
+        lesson: what to plan by instead, after a failure.
     """
     spec = target.spec
     try:
         product = _product(target, products)
+        accelerator = _accelerator(spec, product)
+        key = _lesson_key(spec, shape, accelerator)
+        known = lesson or learning.standing(target, key, lessons)
         result = planner.plan(
             shape,
-            _accelerator(spec, product),
+            accelerator,
             workload=_workload(spec, shape),
             limits=_limits(spec),
             cache_format=spec.cache.format,
+            correction=learning.correction(known),
         )
     except planner.PlannerError as error:
         return Unplanned(reason=error.reason, message=error.message)
-    return Planned(plan=result, shape=shape, product=product)
+    return Planned(plan=result, shape=shape, product=product, lesson=known)
+
+
+def _lesson_key(spec: Spec, shape: planner.ModelShape, accelerator: planner.Accelerator) -> str:
+    """What a lesson is about: model, accelerator, release of vLLM, and flags set by a person."""
+    return digest(
+        [
+            shape.to_dict(),
+            [accelerator.product, accelerator.memory_bytes, accelerator.count],
+            [planner.DEFAULT_VERSION, spec.engine.image],
+            [spec.engine.args, spec.cache.format],
+            asdict(_limits(spec)),
+        ]
+    )
 
 
 def to_status(planned: Planned) -> PlanStatus:
@@ -98,6 +125,7 @@ def to_status(planned: Planned) -> PlanStatus:
         max_tokens=plan.max_model_tokens,
         max_sequences=plan.max_sequences,
         max_batched_tokens=plan.max_batched_tokens,
+        lesson=planned.lesson,
     )
 
 
@@ -112,11 +140,6 @@ def _product(target: KVarNDeployment, products: Collection[str]) -> str:
     spec = target.spec
     if not needs_product(spec):
         return spec.accelerator.product or ""
-    if "/mig-" in spec.accelerator.resource:
-        raise planner.AcceleratorError(
-            "UnknownAccelerator",
-            f"The memory of {spec.accelerator.resource} is not known: give accelerator.memory.",
-        )
     # Nodes of another product must not unsettle what runs already.
     planned = target.status.plan
     if planned is not None and planned.accelerator in products:
@@ -141,9 +164,10 @@ def _accelerator(spec: Spec, product: str) -> planner.Accelerator:
     if accelerator.resource == "cpu":
         return planner.Accelerator.cpu(memory_bytes=cpu_memory_bytes(spec))
     memory = None if accelerator.memory is None else memory_bytes(accelerator.memory)
-    return planner.Accelerator.find(
-        product or accelerator.resource, count=accelerator.count, memory_bytes=memory
-    )
+    name, _, profile = accelerator.resource.partition("/mig-")
+    if product and profile and memory is None and "-MIG-" not in product:
+        product = f"{product}-MIG-{profile}"
+    return planner.Accelerator.find(product or name, count=accelerator.count, memory_bytes=memory)
 
 
 def _workload(spec: Spec, shape: planner.ModelShape) -> planner.Workload | None:

@@ -10,12 +10,12 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from kvarn import planner
-from kvarn_operator import autoscale, inspection, metrics, planning, render, status
+from kvarn_operator import autoscale, inspection, learning, metrics, planning, render, status
 from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.api.status import InspectedModel, LastScale, Status
 from kvarn_operator.autoscale import Change, Decision, History
 from kvarn_operator.cluster import RefusedError
-from kvarn_operator.conditions import Scene, timestamp
+from kvarn_operator.conditions import Scene, failures, timestamp
 from kvarn_operator.config import Config
 from kvarn_operator.observe import Child, Manifest, Observed, digest
 from kvarn_operator.planning import Outcome, Planned, Unplanned
@@ -135,7 +135,7 @@ class Reconciler:
             if finding.wants_job:
                 await self.api.apply(inspection.job(target, self.config))
             if finding.shape is not None:
-                outcome = planning.plan(target, finding.shape, products)
+                outcome = plan_again(target, observed, finding.shape, products)
         except planner.ShapeError as error:
             outcome = Unplanned(reason=error.reason, message=error.message)
         except RefusedError as error:
@@ -256,9 +256,9 @@ class Reconciler:
     ) -> None:
         """Write the status if it differs from the last one, then publish what changed in it."""
         meta, old = scene.target.metadata, scene.target.status
-        new = status.build(
-            scene, fleet=servers, readings=_of_template(scene, memory.readings), now=self.clock()
-        )
+        readings = _of_template(scene, memory.readings)
+        scene = replace(scene, capacities=_capacities(readings))
+        new = status.build(scene, fleet=servers, readings=readings, now=self.clock())
         _publish(scene.target, servers, new)
         if status.dump(new) != status.dump(old):
             identity = {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid}
@@ -273,6 +273,29 @@ class Reconciler:
         if any(pod.ready for pod in scene.observed.servers):
             return self.config.poll_seconds
         return RESYNC_SECONDS
+
+
+def plan_again(
+    target: KVarNDeployment,
+    observed: Observed,
+    shape: planner.ModelShape,
+    products: frozenset[str],
+) -> Outcome:
+    """The plan; a corrected one if servers of the present one have run out of memory."""
+    outcome = planning.plan(target, shape, products, lessons=observed.lessons)
+    scene = Scene(target=target, outcome=outcome, observed=observed)
+    failed = next(((p, f) for p, f in failures(scene) if learning.is_about_memory(f)), None)
+    if failed is None or isinstance(outcome, Unplanned):
+        return outcome
+    pod, failure = failed
+    if outcome.lesson.template == pod.template_hash:
+        return outcome  # this failure is in the account already
+    lesson = learning.after_failure(outcome.lesson, outcome.plan, failure, pod.template_hash)
+    if lesson is not None:
+        again = planning.plan(target, shape, products, lesson=lesson)
+        if isinstance(again, Unplanned) or again.plan.vllm_flags() != outcome.plan.vllm_flags():
+            return again
+    return Unplanned(reason=failure.reason, message=learning.exhausted(outcome.lesson, failure))
 
 
 def _unread(record: InspectedModel | None) -> Unplanned:
@@ -324,6 +347,12 @@ def _of_template(scene: Scene, readings: Mapping[str, Reading]) -> dict[str, Rea
     """Readings of the servers that run the present template."""
     names = {pod.name for pod in scene.present_servers}
     return {pod: reading for pod, reading in readings.items() if pod in names}
+
+
+def _capacities(readings: Mapping[str, Reading]) -> dict[str, int]:
+    """Tokens that the cache of each server holds, of those that say it."""
+    said = {pod: reading.sample.cache_tokens for pod, reading in readings.items()}
+    return {pod: tokens for pod, tokens in said.items() if tokens}
 
 
 def _publish(target: KVarNDeployment, servers: Fleet, new: Status) -> None:

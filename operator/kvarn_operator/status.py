@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from kvarn_operator import conditions, planning
+from kvarn_operator import conditions, learning, planning
 from kvarn_operator.api.status import (
     Condition,
     LastScale,
+    Lesson,
     Measured,
     Plan,
     Pressure,
@@ -23,6 +24,7 @@ from kvarn_operator.pressure import Fleet, Parts, coarse
 from kvarn_operator.readings import Reading
 from kvarn_operator.render import PORT
 from kvarn_operator.rollout import Rollout
+from kvarn_operator.scrape import Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ def build(
         model=scene.model,
         plan=plan,
         measured=measured(plan, readings) or (old.measured if plan == old.plan else None),
+        lessons=learning.remembered(old.lessons, _lesson(scene, readings)),
         pressure=pressure(fleet),
         replicas=rollout.replicas,
         ready_replicas=rollout.ready,
@@ -69,6 +72,23 @@ def build(
         selector=",".join(f"{name}={value}" for name, value in sorted(pods.items())),
         url=f"http://{meta.name}.{meta.namespace}.svc:{PORT}",
         last_scale=scene.last_scale,
+    )
+
+
+def _lesson(scene: Scene, readings: Mapping[str, Reading]) -> Lesson | None:
+    """What is known after this pass: of a start that went well, or of one that was corrected."""
+    if not isinstance(scene.outcome, Planned):
+        return None
+    lesson, plan = scene.outcome.lesson, scene.outcome.plan
+    samples = [reading.sample for reading in readings.values() if reading.sample.cache_tokens]
+    if not samples:
+        status = scene.target.status
+        kept = [known for known in status.lessons if known.key == lesson.key]
+        is_new = status.plan is None or status.plan.lesson != lesson
+        return lesson if is_new or not kept else kept[0]
+    least = min(samples, key=lambda sample: sample.cache_tokens)
+    return learning.after_start(
+        lesson, plan, cache_tokens=least.cache_tokens, cache_bytes=least.cache_bytes
     )
 
 
@@ -87,8 +107,15 @@ def measured(plan: Plan | None, readings: Mapping[str, Reading]) -> Measured | N
         cache_tokens=least.cache_tokens,
         cache_bytes=least.cache_bytes or None,
         error_permille=round(1000 * (least.cache_tokens - plan.cache_tokens) / plan.cache_tokens),
+        most_cache_tokens=_most(samples),
         replicas=len(samples),
     )
+
+
+def _most(samples: list[Sample]) -> int | None:
+    """The largest cache of several, if they differ."""
+    sizes = {sample.cache_tokens for sample in samples}
+    return max(sizes) if len(sizes) > 1 else None
 
 
 def pressure(fleet: Fleet) -> Pressure | None:

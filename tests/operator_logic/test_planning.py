@@ -76,11 +76,11 @@ def test_nodes_of_another_product_do_not_unsettle_a_plan() -> None:
     assert outcome.product == H100
 
 
-def test_a_slice_of_a_gpu_asks_for_its_memory() -> None:
+def test_a_slice_of_a_gpu_has_its_share_of_the_memory() -> None:
     outcome = planning.plan(without_product(resource="nvidia.com/mig-3g.40gb"), SHAPE, {H100})
 
-    assert isinstance(outcome, Unplanned)
-    assert "give accelerator.memory" in outcome.message
+    assert isinstance(outcome, Planned)
+    assert outcome.plan.accelerator.product == "H100-80GB-HBM3-MIG-3g.40gb"
 
 
 def test_what_does_not_fit_says_so_with_numbers() -> None:

@@ -11,6 +11,7 @@ from kvarn.planner import (
     AUTO,
     FORMATS,
     Accelerator,
+    Correction,
     Limits,
     ModelShape,
     Plan,
@@ -319,3 +320,22 @@ def test_older_versions_take_more_for_sampling() -> None:
     ]
 
     assert taken == pytest.approx([5.64, 2.23], rel=0.02)
+
+
+@pytest.mark.parametrize("size_bytes", [GIB, -GIB])
+def test_what_earlier_starts_taught_stands_in_the_account(size_bytes: int) -> None:
+    fixed = Limits(max_sequences=64)
+    usual, again = (
+        plan(QWEN, H100, limits=fixed, cache_format="fp8", correction=Correction(size_bytes=size))
+        for size in (0, size_bytes)
+    )
+
+    assert again.line("learned") == size_bytes
+    assert again.cache_bytes == usual.cache_bytes - size_bytes
+
+
+def test_a_device_that_ran_full_is_used_less() -> None:
+    made = plan(QWEN, H100, correction=Correction(utilization_points=3))
+
+    assert made.utilization_percent == 89
+    assert "because the device ran full" in made.choices[3].reason

@@ -40,6 +40,23 @@ class MemoryLine(ApiModel):
     """How much, on each accelerator."""
 
 
+class Lesson(ApiModel):
+    """What starts of one model on one accelerator with one set of flags have taught."""
+
+    key: str = Field(max_length=64)
+    """Hash of the model's shape, the accelerator, the release of vLLM and the flags."""
+    bytes: int = 0
+    """What a device held beyond the account; negative if it held less."""
+    points: int = 0
+    """Hundredths of a device that vLLM must take less."""
+    retries: int = 0
+    """Starts since the last good one that were corrected after a failure."""
+    template: str = Field(default="", max_length=64)
+    """Hash of the pod template whose failure was corrected last."""
+    failure: str = Field(default="", max_length=512)
+    """What that failure said."""
+
+
 class Plan(ApiModel):
     """What the pods are started with, and why."""
 
@@ -61,6 +78,8 @@ class Plan(ApiModel):
     """Most sequences that run at once."""
     max_batched_tokens: int
     """Most tokens that one step computes."""
+    lesson: Lesson | None = None
+    """What earlier starts taught, as far as it is in the account."""
 
 
 class Measured(ApiModel):
@@ -72,6 +91,8 @@ class Measured(ApiModel):
     """Memory of that cache, where vLLM was told."""
     error_permille: int
     """Measured tokens against the planned ones: positive if there are more."""
+    most_cache_tokens: int | None = None
+    """Tokens of the replica that holds the most, where they differ."""
     replicas: int
     """Replicas that reported."""
 
@@ -163,6 +184,10 @@ class Status(ApiModel):
     """What the pods are started with."""
     measured: Measured | None = None
     """What vLLM reports."""
+    lessons: list[Lesson] = Field(
+        default_factory=list, max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}
+    )
+    """What starts have taught; other resources with the same key plan by it too."""
     pressure: Pressure | None = None
     """How much work there is."""
     replicas: int | None = None

@@ -1,0 +1,141 @@
+"""What real starts teach: how far off the account was, and how to start again after a failure.
+
+A lesson belongs to a model, an accelerator, a release of vLLM and the flags that a person set: its
+key. It stands in the status of the resources that learned it, so it outlives the operator, and any
+resource with the same key plans by it. A plan keeps the lesson that it was made with until the spec
+changes: what is learned from a start that went well never rolls the pods that taught it.
+"""
+
+from collections.abc import Iterable
+from math import ceil
+
+from kvarn.planner import Correction, Plan
+from kvarn_operator.api import KVarNDeployment
+from kvarn_operator.api.status import Lesson
+from kvarn_operator.observe import Failure
+
+MEMORY_REASONS = frozenset({"InsufficientMemory", "ContextTooLong", "OutOfMemory"})
+"""Reasons, of the planner and of the launcher, that say that memory is too small."""
+KILLED = "OOMKilled"
+"""The kubelet's word for a container that outgrew its limit."""
+
+MOST_RETRIES = 3
+LARGEST_SHARE = 0.25
+"""Of a device's memory, what a correction may amount to."""
+MOST_POINTS = 20
+LEAST_POINTS = 2
+UNTOLD_SHARE = 0.05
+"""Of a device's memory, what is missing where nobody says how much."""
+MARGIN_BYTES = 256 << 20
+WORTH_SHARE = 0.005
+"""Of the cache, an error that is worth a change of the lesson."""
+KEPT = 8
+
+
+def standing(target: KVarNDeployment, key: str, others: Iterable[Lesson]) -> Lesson:
+    """The lesson to plan by.
+
+    Args:
+        target: the resource; while its spec is as it was planned for, so is its lesson.
+        key: of the plan.
+        others: lessons of all resources.
+    """
+    planned, status = target.status.plan, target.status
+    unchanged = status.observed_generation == target.metadata.generation
+    if planned and planned.lesson and planned.lesson.key == key and unchanged:
+        return planned.lesson
+    known = [lesson for lesson in (*status.lessons, *others) if lesson.key == key]
+    careful = max(known, key=lambda lesson: (lesson.points, lesson.bytes), default=None)
+    return careful or Lesson(key=key)
+
+
+def correction(lesson: Lesson) -> Correction:
+    """The lesson as the planner takes it."""
+    return Correction(size_bytes=lesson.bytes, utilization_points=lesson.points)
+
+
+def is_about_memory(failure: Failure) -> bool:
+    """Whether a start failed for lack of memory."""
+    return failure.reason in MEMORY_REASONS or failure.reason == KILLED
+
+
+def after_failure(lesson: Lesson, plan: Plan, failure: Failure, template: str) -> Lesson | None:
+    """The lesson of a start that failed for lack of memory.
+
+    Args:
+        lesson: that the start was planned by.
+        plan: of the start.
+        failure: how it ended, with what the launcher measured.
+        template: hash of the pod template that failed.
+
+    Returns:
+        None where no more is to be tried: after three corrections, or beyond the bounds.
+    """
+    size_bytes, points = _missing(plan, failure)
+    total = plan.line("total")
+    lesson = lesson.model_copy(
+        update={
+            "bytes": lesson.bytes + size_bytes,
+            "points": lesson.points + points,
+            "retries": lesson.retries + 1,
+            "template": template,
+            "failure": failure.message[:512],
+        }
+    )
+    within = lesson.bytes <= LARGEST_SHARE * total and lesson.points <= MOST_POINTS
+    return lesson if within and lesson.retries <= MOST_RETRIES else None
+
+
+def _missing(plan: Plan, failure: Failure) -> tuple[int, int]:
+    """Bytes that the cache must do without, and hundredths of the device that vLLM must."""
+    total, numbers = plan.line("total"), failure.numbers
+    if "available_bytes" in numbers:
+        # vLLM says what was left; so much was the account wrong.
+        return max(plan.cache_bytes - numbers["available_bytes"], 0), 0
+    if plan.accelerator.is_cpu:
+        return max(numbers.get("requested_bytes", 0), ceil(UNTOLD_SHARE * total)), 0
+    wanted = numbers.get("wanted_bytes", numbers.get("requested_bytes", 0) + MARGIN_BYTES)
+    missing = wanted - numbers.get("free_bytes", 0)
+    return 0, max(ceil(100 * missing / total), LEAST_POINTS)
+
+
+def after_start(lesson: Lesson, plan: Plan, *, cache_tokens: int, cache_bytes: int) -> Lesson:
+    """The lesson of a start that went well.
+
+    Args:
+        lesson: that the start was planned by.
+        plan: of the start.
+        cache_tokens: what the cache holds, of the smallest replica.
+        cache_bytes: its memory, 0 where vLLM does not say: then it follows from the tokens.
+    """
+    measured = cache_bytes or round(plan.cache_bytes * cache_tokens / plan.cache_tokens)
+    missing = plan.cache_bytes - measured
+    if plan.accelerator.is_cpu or abs(missing) < WORTH_SHARE * plan.cache_bytes:
+        missing = 0
+    bound = round(LARGEST_SHARE * plan.line("total"))
+    size_bytes = max(-bound, min(lesson.bytes + missing, bound))
+    return lesson.model_copy(update={"bytes": size_bytes, "retries": 0, "template": ""})
+
+
+def remembered(old: Iterable[Lesson], new: Lesson | None) -> list[Lesson]:
+    """The lessons of a resource, the newest first; a lesson that says nothing is not kept."""
+    if new is None:
+        return list(old)
+    others = [lesson for lesson in old if lesson.key != new.key]
+    kept = [new] if new.bytes or new.points or new.retries else []
+    return [*kept, *others][:KEPT]
+
+
+def exhausted(lesson: Lesson, failure: Failure) -> str:
+    """Why nothing more is tried, and what to change: one sentence."""
+    gib = lesson.bytes / (1 << 30)
+    tried = (
+        f"{lesson.retries} corrected starts ({gib:.2f} GiB and {lesson.points} points of"
+        " utilisation less) did not help"
+        if lesson.retries
+        else "nothing that is left to the planner would help"
+    )
+    return (
+        f"{failure.message.rstrip('.')}; {tried}: lower context.maxTokens or"
+        " batching.maxSequences, or give a larger accelerator."
+    )

@@ -22,13 +22,18 @@ from kvarn.format.layout import WORD_BITS, TileLayout
 GROUPS = tl.constexpr(WORD_BITS)
 """Groups of channels: as many as a word has bits."""
 
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+"""Whether kernels run in Triton's interpreter, whose products take bfloat16 for integers."""
 
+
+@triton.constexpr_function
 def padded_channels(layout: TileLayout) -> int:
     """C: places for channels in group order."""
     padded: int = WORD_BITS * triton.next_power_of_2(layout.head_dim // WORD_BITS)
     return padded
 
 
+@triton.constexpr_function
 def norm(layout: TileLayout) -> float:
     """The factor of the matrix of :func:`signs` that makes it the rotation."""
     return 1.0 if layout.format.is_raw else float(layout.rotation_block**-0.5)
@@ -47,15 +52,43 @@ def signs(layout: TileLayout, dtype: torch.dtype, device: torch.device) -> torch
     return filled.flatten(0, 1).to(dtype)
 
 
-@triton.jit
-def load_signs(signs: tl.tensor, C: tl.constexpr, D: tl.constexpr, K: tl.constexpr) -> tl.tensor:
-    """The matrix of :func:`signs`, ``[C, K]`` with zeros from D to the power of two K."""
-    row = tl.arange(0, C)
-    column = tl.arange(0, K)
-    return tl.load(signs + row[:, None] * D + column[None, :], mask=column[None, :] < D, other=0.0)
+@triton.constexpr_function
+def summands(layout: TileLayout, element_bits: int) -> int:
+    """Channels in one product with the rotation: float32 has no tensor cores and is taken in bits.
+
+    Divides the head dimension.
+    """
+    return 16 if element_bits == 32 else min(layout.rotation_block, 128)
 
 
 @triton.jit
-def rotate(signs: tl.tensor, columns: tl.tensor, NORM: tl.constexpr) -> tl.tensor:
-    """Vectors as columns ``[K, N]``, rotated: float32 ``[C, N]`` in group order."""
-    return tl.dot(signs, columns, input_precision="ieee") * NORM
+def rotated(
+    rows: tl.tensor, matrix: tl.tensor, matrix_row: tl.tensor, LAYOUT: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor]:
+    """Some channels of rotated rows; elements that are not finite count as zero.
+
+    Args:
+        rows: ``[N]`` pointers to the first channel of each row.
+        matrix: :func:`signs`.
+        matrix_row: ``[C]`` which of its rows.
+        LAYOUT: of the tile.
+
+    Returns:
+        float32 ``[C, N]``, and int32 ``[N]`` with the number of each row's elements that are not
+        finite.
+    """
+    D: tl.constexpr = LAYOUT.head_dim
+    ELEMENT: tl.constexpr = matrix.dtype.element_ty
+    SUMMANDS: tl.constexpr = summands(LAYOUT, ELEMENT.primitive_bitwidth)
+    PRODUCT: tl.constexpr = tl.float32 if INTERPRETED else ELEMENT
+    x = tl.zeros([matrix_row.shape[0], rows.shape[0]], tl.float32)
+    faults = tl.zeros([rows.shape[0]], tl.int32)
+    for start in range(0, D, SUMMANDS):
+        channel = start + tl.arange(0, SUMMANDS)
+        part = tl.load(rows[None, :] + channel[:, None])
+        finite = tl.abs(part.to(tl.float32)) < float("inf")
+        faults += tl.sum(1 - finite.to(tl.int32), 0)
+        part = tl.where(finite, part, 0.0).to(PRODUCT)
+        turn = tl.load(matrix + matrix_row[:, None] * D + channel[None, :]).to(PRODUCT)
+        x = tl.dot(turn, part, x, input_precision="ieee")
+    return x * norm(LAYOUT), faults

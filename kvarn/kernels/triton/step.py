@@ -14,12 +14,13 @@ import triton
 import triton.language as tl
 
 from kvarn.format.layout import TILE_TOKENS
-from kvarn.kernels.batch import Batch
+from kvarn.kernels.batch import NULL_PAGE, Batch
 
 NONE = -1
 """In a segment's tensors: there is no such segment."""
 
 TILE = tl.constexpr(TILE_TOKENS)
+NULL = tl.constexpr(NULL_PAGE)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,118 @@
+"""The quantiser of :mod:`kvarn.format.reference` for a tile in registers.
+
+A program keeps one *slab* of a tile: rotated channels in group order by 128 tokens, ``[C, 128]``.
+What belongs to channels is ``[C]``, what belongs to tokens ``[128]``. Divisions are products with
+reciprocals; every other step is the reference's.
+"""
+
+import triton
+import triton.language as tl
+
+from kvarn.format import reference
+from kvarn.kernels.triton.step import TILE
+
+SMALLEST = tl.constexpr(reference.SMALLEST)
+LARGEST = tl.constexpr(reference.LARGEST)
+
+ROUND = tl.constexpr(1.5 * 2.0**23)
+"""A float32 so large that its sum with a small number has no fraction: adding it rounds to the
+nearest even, and the integer lies in the low bits."""
+
+
+@triton.jit
+def middle_of_range(x: tl.tensor) -> tl.tensor:
+    """Of each channel."""
+    return (tl.min(x, 1) + tl.max(x, 1)) * 0.5
+
+
+@triton.jit
+def squares_around_middle(x: tl.tensor) -> tl.tensor:
+    """The slab's part of each token's squared deviation from the middle of the ranges."""
+    offset = x - middle_of_range(x)[:, None]
+    return tl.sum(offset * offset, 0)
+
+
+@triton.jit
+def root_mean_square(squares: tl.tensor, D: tl.constexpr) -> tl.tensor:
+    """First scales of the tokens."""
+    return tl.maximum(tl.sqrt(squares * (1.0 / D)), SMALLEST)
+
+
+@triton.jit
+def spanned(x: tl.tensor, token: tl.tensor, STEP: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+    """First means and scales of the channels.
+
+    Args:
+        x: the slab.
+        token: scales of the tokens.
+        STEP: of the codes, in parts of a channel's reach.
+    """
+    inverse = (1.0 / token)[None, :]
+    mean = middle_of_range(x * inverse) * (tl.sum(token, 0) * (1.0 / TILE))
+    reach = tl.max(tl.abs((x - mean[:, None]) * inverse), 1)
+    return mean, tl.maximum(reach * STEP, SMALLEST)
+
+
+@triton.jit
+def lifted_codes(
+    offset: tl.tensor, token: tl.tensor, channel: tl.tensor, MIDDLE: tl.constexpr
+) -> tl.tensor:
+    """The nearest codes to offsets from the mean, as floats with :data:`ROUND` added."""
+    steps = offset * (1.0 / token)[None, :] * (1.0 / channel)[:, None] + MIDDLE
+    return tl.minimum(tl.maximum(steps, 0.0), 2 * MIDDLE) + ROUND
+
+
+@triton.jit
+def least_squares(product: tl.tensor, square: tl.tensor) -> tl.tensor:
+    """The factor of one vector that brings it nearest to another."""
+    return tl.maximum(product / tl.maximum(square, SMALLEST), SMALLEST)
+
+
+@triton.jit
+def token_sums(
+    x: tl.tensor, mean: tl.tensor, token: tl.tensor, channel: tl.tensor, MIDDLE: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor]:
+    """The slab's part of the products and squares that the tokens' scales are fitted by."""
+    offset = x - mean[:, None]
+    codes = lifted_codes(offset, token, channel, MIDDLE) - ROUND
+    shape = codes * channel[:, None] - (MIDDLE * channel)[:, None]
+    return tl.sum(offset * shape, 0), tl.sum(shape * shape, 0)
+
+
+@triton.jit
+def fitted(
+    x: tl.tensor,
+    mean: tl.tensor,
+    token: tl.tensor,
+    channel: tl.tensor,
+    fitted_token: tl.tensor,
+    MIDDLE: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:
+    """Means and scales of the channels that bring the codes nearest, once the tokens are fitted."""
+    offset = x - mean[:, None]
+    codes = lifted_codes(offset, token, channel, MIDDLE) - ROUND
+    shape = codes * fitted_token[None, :] - (MIDDLE * fitted_token)[None, :]
+    scale = least_squares(tl.sum(offset * shape, 1), tl.sum(shape * shape, 1))
+    return (tl.sum(x, 1) - scale * tl.sum(shape, 1)) * (1.0 / TILE), scale
+
+
+@triton.jit
+def stored(scale: tl.tensor) -> tl.tensor:
+    """A scale as a tile has it, float16."""
+    return tl.minimum(tl.maximum(scale, SMALLEST), LARGEST).to(tl.float16)
+
+
+@triton.jit
+def final(
+    x: tl.tensor, mean: tl.tensor, token: tl.tensor, channel: tl.tensor, MIDDLE: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor]:
+    """Codes for scales as stored, and the means for those codes.
+
+    Returns:
+        int32 ``[C, 128]`` from 0, float16 ``[C]``.
+    """
+    lifted = lifted_codes(x - mean[:, None], token, channel, MIDDLE)
+    shape = (lifted - ROUND) * token[None, :] - (MIDDLE * token)[None, :]
+    mean = (tl.sum(x, 1) - channel * tl.sum(shape, 1)) * (1.0 / TILE)
+    mean = tl.minimum(tl.maximum(mean, -LARGEST), LARGEST)
+    return lifted.to(tl.int32, bitcast=True) & 15, mean.to(tl.float16)

@@ -1,9 +1,10 @@
 """The built-in autoscaler: a pure function of what the servers say, the rules and the time.
 
-Growing: the demand of all ready servers, in tokens, or what its trend makes of it by the time that
-a server started now is ready, divided by what one can carry. Since that is an absolute number,
+Growing: the demand of all ready servers, in tokens, or what trend and queue make of it by the time
+that a server started now is ready, divided by what one can carry. Since that is an absolute number,
 servers that are still loading are credited: they count as intended.
-Shrinking: only if the remaining servers would stay well under their target.
+Shrinking: only if the remaining servers would stay well under their target, with a reserve for what
+is not foreseen.
 Windows and step limits mean what they mean for a HorizontalPodAutoscaler.
 """
 
@@ -13,14 +14,16 @@ from datetime import datetime
 
 from kvarn_operator.api.spec import Autoscaling
 from kvarn_operator.behavior import Change, Limiter
-from kvarn_operator.outlook import History
+from kvarn_operator.outlook import History, is_calm
 from kvarn_operator.pressure import Fleet, Part, coarse
 
 __all__ = ["Change", "Decision", "History", "decide", "deletion_costs"]
 
 TOLERANCE = 0.1
 """Over its target by less than this, the size stays, as with a HorizontalPodAutoscaler."""
-SHRINK_TARGET = 0.7
+CALM_TOLERANCE = 0.15
+"""The same, shortly after shrinking: beyond it, servers are more than full."""
+SHRINK_TARGET = 0.75
 """After shrinking, the mean load must not be more than this."""
 
 
@@ -82,27 +85,36 @@ def _wanted(fleet: Fleet, current: int, history: History, now: datetime) -> tupl
     """What the demand calls for, and in a word why; `current` where there is no evidence."""
     if not fleet.servers:
         return current, "MetricsStale" if fleet.stale else "NoReadyReplicas"
-    grown = _grown(fleet, current, history, now)
-    if grown is not None:
-        return grown
+    more, why = _more(fleet, current, history, now)
+    if more > current:
+        return more, why
     if fleet.stale:
         return current, "MetricsStale"
-    enough = max(math.ceil(max(fleet.load, history.forecast(fleet.demand)) / SHRINK_TARGET), 1)
-    if enough < current and history.calm(history.grown, now):
+    foreseen = history.forecast(fleet) + history.reserve
+    enough = max(math.ceil(fleet.load / SHRINK_TARGET), math.ceil(foreseen), 1)
+    if enough < current and is_calm(history.grown, now):
         return enough, "LowPressure"
     return current, "WithinTarget"
 
 
-def _grown(fleet: Fleet, current: int, history: History, now: datetime) -> tuple[int, str] | None:
-    """A larger size and why, if one is called for."""
-    demand, coming = fleet.demand, history.forecast(fleet.demand)
-    if demand > current * (1 + TOLERANCE):
-        return math.ceil(max(demand, coming)), _REASONS[fleet.limited_by]
-    if coming > current * (1 + TOLERANCE) and history.calm(history.shrunk, now):
+def _more(fleet: Fleet, current: int, history: History, now: datetime) -> tuple[int, str]:
+    """A larger size and why; `current` if none is called for.
+
+    Shortly after shrinking, a trend alone is no reason, and what there is must weigh more.
+    """
+    calm = is_calm(history.shrunk, now)
+    limit = current * (1 + (TOLERANCE if calm else CALM_TOLERANCE))
+    queue = history.queue_demand(fleet, current=current, now=now)
+    coming = history.forecast(fleet)
+    if queue > max(limit, fleet.demand):
+        return math.ceil(max(queue, coming)), "RequestsWaiting"
+    if fleet.demand > limit:
+        return math.ceil(max(fleet.demand, coming)), _REASONS[fleet.limited_by]
+    if calm and coming > limit:
         return math.ceil(coming), "DemandRising"
     if any(server.parts.rejections for server in fleet.servers) and len(fleet.servers) >= current:
         return current + 1, "Rejections"
-    return None
+    return current, ""
 
 
 _REASONS: dict[Part, str] = {

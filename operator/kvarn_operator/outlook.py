@@ -1,5 +1,11 @@
-"""What the autoscaler remembers: its own changes, how long a start takes, where the demand goes."""
+"""What the autoscaler remembers: its own changes, how long a start takes, where the demand goes.
 
+A server that is asked for now helps after a start's time. So sizes are chosen for the demand by
+then: its trend, and, as with the safety stock of a store that waits for its deliveries, a reserve
+for what is not foreseen, measured by how wrong the trend was in the last hour.
+"""
+
+import math
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from statistics import fmean
@@ -7,17 +13,31 @@ from typing import Self
 
 from kvarn_operator.behavior import Change, Past
 from kvarn_operator.pressure import Fleet
+from kvarn_operator.readings import WINDOW_SECONDS
 
 UNMEASURED_START_SECONDS = 120.0
 """What a start is taken to last until one was seen: vLLM with its compile cache warm."""
-TREND_SECONDS = 300.0
-"""How far back a trend looks."""
 NOTE_SECONDS = 15.0
 """Between two notes of the demand."""
-CALM_SECONDS = 600.0
-"""A change is not undone within this time unless the demand itself, not its trend, calls for it."""
+TREND_SECONDS = 300.0
+"""How far back a trend looks."""
+LEAST_NOTES = 10
+"""From so many on, a trend or a reserve is one."""
+STANDARD_ERRORS = 0.5
+"""By which a trend must differ from none: noise is no trend."""
 STEEPEST = 2.0
 """By which the trend may multiply the demand, at most."""
+DRAIN_SECONDS = 120.0
+"""Time in which a queue is to be worked off, once the servers for it are there."""
+MEMORY_SECONDS = 3600.0
+"""How long a surprise is remembered."""
+FORESEEN_SHARE = 0.9
+"""Of the time that the reserve covers."""
+CALM_SECONDS = 600.0
+"""For so long after a change, one that undoes it needs a better reason."""
+
+Note = tuple[datetime, float]
+"""(time, servers)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +53,9 @@ class History(Past):
     """The past, as far as decisions look back.
 
     Attributes:
-        demand: (time, size that would have carried it at the target), every `NOTE_SECONDS`.
+        demand: that comes in, every `NOTE_SECONDS`.
+        expected: what it was foreseen to be, at times that are still to come.
+        surprises: what it was, less what had been foreseen.
         starts: not completed yet, the earliest first.
         start_seconds: that the last start took; None until one was seen.
         size: at the last decision.
@@ -41,7 +63,9 @@ class History(Past):
         shrunk: likewise.
     """
 
-    demand: tuple[tuple[datetime, float], ...] = ()
+    demand: tuple[Note, ...] = ()
+    expected: tuple[Note, ...] = ()
+    surprises: tuple[Note, ...] = ()
     starts: tuple[Start, ...] = ()
     start_seconds: float | None = None
     size: int = 0
@@ -67,15 +91,36 @@ class History(Past):
         """The history after a look at `fleet`."""
         return replace(self._started(fleet.ready, now)._noted(fleet, now), size=current)
 
-    def forecast(self, demand: float) -> float:
-        """`demand` by the time that a server started now would be ready, if it goes on so."""
-        ahead = self.start_seconds or UNMEASURED_START_SECONDS
-        slope = self._slope()
-        return min(demand + max(slope, 0.0) * ahead, demand * STEEPEST)
+    @property
+    def ahead_seconds(self) -> float:
+        """How long a start takes."""
+        return self.start_seconds or UNMEASURED_START_SECONDS
 
-    def calm(self, since: datetime | None, now: datetime) -> bool:
-        """Whether a change at `since` is long past."""
-        return since is None or now - since >= timedelta(seconds=CALM_SECONDS)
+    def forecast(self, fleet: Fleet) -> float:
+        """Servers for what comes in by the time that one started now is ready."""
+        ahead = self.ahead_seconds + WINDOW_SECONDS / 2
+        return min(fleet.incoming + max(self._slope(), 0.0) * ahead, fleet.incoming * STEEPEST)
+
+    @property
+    def reserve(self) -> float:
+        """Servers that covered what was not foreseen, for `FORESEEN_SHARE` of the last hour."""
+        if len(self.surprises) < LEAST_NOTES:
+            return 0.0
+        ordered = sorted(surprise for _, surprise in self.surprises)
+        return max(ordered[int(FORESEEN_SHARE * len(ordered))], 0.0)
+
+    def queue_demand(self, fleet: Fleet, *, current: int, now: datetime) -> float:
+        """Servers that would work off, in `DRAIN_SECONDS`, the queue as it will be by then.
+
+        Until a server started now is ready, what comes in meets the ready servers, and later
+        those that are loading as well.
+        """
+        ahead, loading = self.ahead_seconds, 0.0
+        if self.starts:
+            loading = max(ahead - (now - self.starts[-1].at).total_seconds(), 0.0)
+        done = len(fleet.servers) * loading + current * (ahead - loading)
+        left = max(fleet.backlog_seconds + fleet.busy * ahead - done, 0.0)
+        return fleet.busy + left / DRAIN_SECONDS
 
     def _started(self, ready: int, now: datetime) -> Self:
         done = [start for start in self.starts if start.size <= ready]
@@ -92,17 +137,44 @@ class History(Past):
             return self
         if self.demand and now - self.demand[-1][0] < timedelta(seconds=NOTE_SECONDS):
             return self
-        oldest = now - timedelta(seconds=TREND_SECONDS)
-        kept = (note for note in self.demand if note[0] > oldest)
-        return replace(self, demand=(*kept, (now, fleet.demand)))
+        demand = (*_since(self.demand, now, TREND_SECONDS), (now, fleet.incoming))
+        noted = replace(self, demand=demand)._compared(fleet.incoming, now)
+        due = now + timedelta(seconds=noted.ahead_seconds)
+        return replace(noted, expected=(*noted.expected, (due, noted.forecast(fleet))))
+
+    def _compared(self, incoming: float, now: datetime) -> Self:
+        """Note how wrong was what had been foreseen for now."""
+        surprises = _since(self.surprises, now, MEMORY_SECONDS)
+        past = [expected for at, expected in self.expected if at <= now]
+        if past:
+            surprises = (*surprises, (now, incoming - past[-1]))
+        coming = tuple(note for note in self.expected if note[0] > now)
+        return replace(self, surprises=surprises, expected=coming)
 
     def _slope(self) -> float:
-        """Servers a second, by least squares."""
-        if len(self.demand) < 8:
+        """Servers a second, by least squares, less `STANDARD_ERRORS`.
+
+        Notes are means over windows that overlap, so fewer of them are independent.
+        """
+        count = len(self.demand)
+        if count < LEAST_NOTES:
             return 0.0
-        times = [(at - self.demand[0][0]).total_seconds() for at, _ in self.demand]
-        values = [value for _, value in self.demand]
-        mean_time, mean = fmean(times), fmean(values)
-        moved = [time - mean_time for time in times]
-        spread = sum(each * each for each in moved)
-        return sum(a * (b - mean) for a, b in zip(moved, values, strict=True)) / spread
+        first, mean = self.demand[0][0], fmean(value for _, value in self.demand)
+        times = [(at - first).total_seconds() for at, _ in self.demand]
+        middle = fmean(times)
+        notes = [(t - middle, note[1] - mean) for t, note in zip(times, self.demand, strict=True)]
+        spread = sum(t * t for t, _ in notes)
+        slope = sum(t * value for t, value in notes) / spread
+        scatter = sum((value - slope * t) ** 2 for t, value in notes) / (count - 2)
+        error = math.sqrt(scatter / spread * WINDOW_SECONDS / NOTE_SECONDS)
+        return slope - STANDARD_ERRORS * error
+
+
+def is_calm(change: datetime | None, now: datetime) -> bool:
+    """Whether a change is long past, or none is known."""
+    return change is None or now - change >= timedelta(seconds=CALM_SECONDS)
+
+
+def _since(notes: tuple[Note, ...], now: datetime, seconds: float) -> tuple[Note, ...]:
+    oldest = now - timedelta(seconds=seconds)
+    return tuple(note for note in notes if note[0] > oldest)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Literal, get_args
 
 from kvarn_operator.readings import Reading
@@ -13,8 +14,6 @@ REJECTED = 2.0
 """Pressure of a server that turns requests away: at least one more is wanted at once."""
 COMPUTE_TARGET = 0.9
 """Share of its time, computing prompts, at which a server is full: beyond it queues form."""
-DRAIN_SECONDS = 60.0
-"""Time in which a queue of prompts is to be worked off."""
 
 Part = Literal["cache", "compute", "running", "waiting", "preemptions", "rejections"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -54,6 +53,7 @@ class Server:
         capacity_tokens: what its cache holds when it counts as full.
         load: `parts.index`, or the share of its sequences if that is more: what it would have
             to hand over if it went.
+        backlog_seconds: time that computing the prompts that wait will take.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Server:
     capacity_tokens: float
     running: int
     usage: float
+    backlog_seconds: float = 0.0
 
     @property
     def demand_tokens(self) -> float:
@@ -93,6 +94,22 @@ class Fleet:
     def demand(self) -> float:
         """Servers that would carry the demand, each at its target."""
         return sum(server.demand_tokens for server in self.servers) / self._capacity_tokens
+
+    @property
+    def incoming(self) -> float:
+        """`demand` without what queues and events add to it."""
+        parts = ((max(s.parts.cache, s.parts.compute), s.capacity_tokens) for s in self.servers)
+        return sum(part * tokens for part, tokens in parts) / self._capacity_tokens
+
+    @property
+    def busy(self) -> float:
+        """Servers that the prompts which come in would keep busy."""
+        return COMPUTE_TARGET * sum(server.parts.compute for server in self.servers)
+
+    @property
+    def backlog_seconds(self) -> float:
+        """Time that one server would take to compute all prompts that wait."""
+        return sum(server.backlog_seconds for server in self.servers)
 
     @property
     def load(self) -> float:
@@ -136,6 +153,7 @@ def fleet(
     target: float,
     max_sequences: int,
     planned_tokens: int,
+    queue_seconds: float | None = None,
     now: datetime,
     poll_seconds: float,
 ) -> Fleet:
@@ -147,19 +165,21 @@ def fleet(
         target: cache usage at which a server is full, 0 to 1.
         max_sequences: most that run at once on one server.
         planned_tokens: what a cache holds by plan, where a server does not say.
+        queue_seconds: that requests may wait; None if nobody minds.
         now: the time.
         poll_seconds: time between two rounds.
     """
     fresh = {
-        pod: readings[pod].sample
+        pod: readings[pod]
         for pod in ready
         if pod in readings and readings[pod].is_fresh(now, poll_seconds=poll_seconds)
     }
-    awake = {pod: sample for pod, sample in fresh.items() if not sample.asleep}
-    servers = [
-        _server(pod, readings[pod], target=target, most=max_sequences, tokens=planned_tokens)
-        for pod in awake
-    ]
+    awake = {pod: reading for pod, reading in fresh.items() if not reading.sample.asleep}
+    measure = partial(
+        parts, target=target, max_sequences=max_sequences, queue_seconds=queue_seconds
+    )
+    make = partial(_server, target=target, most=max_sequences, tokens=planned_tokens)
+    servers = [make(pod, reading, measure(reading)) for pod, reading in awake.items()]
     stale = tuple(pod for pod in ready if pod not in fresh)
     return Fleet(
         servers=tuple(servers),
@@ -169,7 +189,9 @@ def fleet(
     )
 
 
-def parts(reading: Reading, *, target: float, max_sequences: int) -> Parts:
+def parts(
+    reading: Reading, *, target: float, max_sequences: int, queue_seconds: float | None = None
+) -> Parts:
     """The parts of a server's pressure.
 
     Where the cache is what binds, fewer sequences run than may: those that run are then what the
@@ -178,20 +200,20 @@ def parts(reading: Reading, *, target: float, max_sequences: int) -> Parts:
     sample, before = reading.sample, reading.previous
     cache = sample.usage / target
     carried = max(sample.running, 1) if cache >= 1 else max_sequences
-    finished = max(sample.finished - before.finished, 1)
-    preempted = max(sample.preemptions - before.preemptions, 0)
+    waiting = (sample.running + sample.waiting) / carried if sample.waiting else 0.0
     return Parts(
         cache=cache,
-        compute=(reading.compute_share + reading.backlog_seconds / DRAIN_SECONDS) / COMPUTE_TARGET,
+        compute=reading.compute_share / COMPUTE_TARGET,
         running=sample.running / max_sequences if sample.waiting else 0.0,
-        waiting=(sample.running + sample.waiting) / carried if sample.waiting else 0.0,
-        preemptions=min(preempted / finished / TOLERATED_PREEMPTIONS, REJECTED),
+        waiting=max(waiting, reading.queue_seconds / queue_seconds if queue_seconds else 0.0),
+        preemptions=min(reading.preempted_share / TOLERATED_PREEMPTIONS, REJECTED),
         rejections=REJECTED if sample.rejections > before.rejections else 0.0,
     )
 
 
-def _server(pod: str, reading: Reading, *, target: float, most: int, tokens: int) -> Server:
-    found = parts(reading, target=target, max_sequences=most)
+def _server(
+    pod: str, reading: Reading, found: Parts, *, target: float, most: int, tokens: int
+) -> Server:
     return Server(
         name=pod,
         parts=found,
@@ -199,4 +221,5 @@ def _server(pod: str, reading: Reading, *, target: float, most: int, tokens: int
         capacity_tokens=target * (reading.sample.cache_tokens or tokens),
         running=reading.sample.running,
         usage=reading.sample.usage,
+        backlog_seconds=reading.backlog_seconds,
     )

@@ -81,6 +81,19 @@ class Reading:
         return self.sample.waiting * self.prompt_tokens * self.token_seconds
 
     @property
+    def queue_seconds(self) -> float:
+        """Time that requests wait: those that ended lately, or the one that came last."""
+        ended = self.sample.queued - self.oldest.queued
+        waited = self.sample.queue_seconds - self.oldest.queue_seconds
+        return max(waited / ended if ended > 0 else 0.0, self.backlog_seconds)
+
+    @property
+    def preempted_share(self) -> float:
+        """Preemptions in the window for each request that ended in it."""
+        ended = max(self.sample.finished - self.oldest.finished, 1)
+        return (self.sample.preemptions - self.oldest.preemptions) / ended
+
+    @property
     def compute_share(self) -> float:
         """Share of the window that the prompts which came in it take to compute; may exceed 1.
 

@@ -192,6 +192,7 @@ class Reconciler:
             target=(rules.target_pressure_percent if rules else 85) / 100,
             max_sequences=planned.max_sequences,
             planned_tokens=planned.cache_tokens,
+            queue_seconds=rules.target_queue_seconds if rules else None,
             now=now,
             poll_seconds=self.config.poll_seconds,
         )

@@ -280,7 +280,8 @@ class ScaleDownRules(ApiModel):
     select_policy: Literal["Max", "Min", "Disabled"] = "Max"
     """Which of several policies counts: the widest, the narrowest, or none ever."""
     policies: list[ScalingPolicy] = _policies(
-        ScalingPolicy(type="Pods", value=1, period_seconds=60)
+        ScalingPolicy(type="Percent", value=25, period_seconds=60),
+        ScalingPolicy(type="Pods", value=1, period_seconds=60),
     )
     """Step limits."""
 
@@ -318,6 +319,8 @@ class Autoscaling(ApiModel):
     """Never more than these."""
     target_pressure_percent: int = Field(default=85, ge=10, le=100)
     """KV cache usage at which a replica counts as full."""
+    target_queue_seconds: int | None = Field(default=None, ge=1, le=3600)
+    """Mean time that requests may wait to be admitted; nothing is asked of it if absent."""
     behavior: Behavior = Behavior()
     """Windows and step limits."""
 

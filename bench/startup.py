@@ -1,15 +1,21 @@
-"""Planned against measured, here: `python -m bench.startup MODEL --gpu H100 [--format …] [--json]`.
+"""Planned against measured, here: `python -m bench.startup MODEL --gpu H100 [--format …]`.
 
-Plans MODEL for each format, starts vLLM with the plan's own flags (the weights are made up), and
-sets what it reports of its cache beside the plan. Needs the accelerator that it plans for.
+Plans each MODEL for each format, starts vLLM with the plan's own flags (the weights are made up),
+and sets what it reports of its cache beside the plan. Needs the accelerator that it plans for.
 """
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -17,6 +23,10 @@ import click
 from kvarn.planner import FORMATS, Accelerator, Limits, Plan, plan, read_shape
 
 REPORTER = Path(__file__).with_name("measured_cache.py")
+MEMORY = re.compile(r"Model loading took|Available KV cache|peak activation|CUDA graph|GiB")
+"""Lines in which vLLM accounts for its memory; they go to standard error."""
+START_SECONDS = 600
+"""A first start compiles the model."""
 CPU_ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_CI_ENV": "1",
@@ -32,61 +42,82 @@ def measure(model: Path, made: Plan, *options: str) -> dict[str, Any]:
     """
     command = [sys.executable, str(REPORTER), "--model", str(model), "--skip-tokenizer-init"]
     eager = ("--enforce-eager",) if made.accelerator.is_cpu else ()
-    done = subprocess.run(
+    # A session of its own, so that the engine's processes end with it and free the device.
+    process = subprocess.Popen(
         [*command, *eager, *options, *made.vllm_flags()],
         env=os.environ | (CPU_ENVIRONMENT if made.accelerator.is_cpu else {}),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
+        start_new_session=True,
     )
-    if done.returncode:
-        raise click.ClickException(f"vLLM did not start: {done.stderr[-4000:]}")
+    try:
+        output, errors = process.communicate(timeout=START_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise click.ClickException(f"vLLM did not start in {START_SECONDS} seconds") from error
+    if process.returncode:
+        raise click.ClickException(f"vLLM did not start: {errors[-4000:]}")
+    for line in filter(MEMORY.search, (output + errors).splitlines()):
+        click.echo(line, err=True)
     # The engine's own process may still print when the report is out.
-    report = next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{"))
+    report = next(line for line in reversed(output.splitlines()) if line.startswith("{"))
     found: dict[str, Any] = json.loads(report)
     return found
 
 
 def compare(model: Path, gpu: Accelerator, cache_format: str, limits: Limits) -> dict[str, Any]:
-    """One format: planned and measured tokens, and the error in tenths of a percent."""
+    """One model and format: planned and measured tokens and bytes, and the error of the tokens."""
     made = plan(read_shape(model), gpu, limits=limits, cache_format=cache_format)
-    tokens = measure(model, made, "--load-format", "dummy")["tokens"]
+    with as_folder(model) as folder:
+        found = measure(folder, made, "--load-format", "dummy")
     return {
+        "model": model.stem if model.is_file() else model.name,
+        "gpu": gpu.product,
         "format": cache_format,
+        "flags": list(made.vllm_flags()),
         "planned": made.cache_tokens,
-        "measured": tokens,
-        "errorPermille": round(1000 * (made.cache_tokens / tokens - 1)),
+        "measured": found["tokens"],
+        "errorPermille": round(1000 * (made.cache_tokens / found["tokens"] - 1)),
     }
 
 
+@contextmanager
+def as_folder(model: Path) -> Iterator[Path]:
+    """The model's folder; one made of its config where that alone is given."""
+    if model.is_dir():
+        yield model
+        return
+    with TemporaryDirectory() as folder:
+        copyfile(model, Path(folder) / "config.json")
+        yield Path(folder)
+
+
 @click.command()
-@click.argument("model", type=click.Path(exists=True, path_type=Path))
+@click.argument(
+    "models", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="MODEL"
+)
 @click.option("--gpu", required=True, help="What this machine has, as in `kvarn gpus`, or cpu.")
 @click.option("--format", "formats", multiple=True, type=click.Choice(list(FORMATS)))
 @click.option("--max-model-len", default=8192, show_default=True)
 @click.option("--max-num-seqs", default=64, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def main(
     *,
-    model: Path,
+    models: Sequence[Path],
     gpu: str,
     formats: Sequence[str],
     max_model_len: int,
     max_num_seqs: int,
     as_json: bool,
 ) -> None:
-    """Set what vLLM measures on this machine beside the plan for MODEL, a config's folder."""
+    """Set what vLLM measures on this machine beside the plan for MODELs, folders or config.json."""
     limits = Limits(max_model_tokens=max_model_len, max_sequences=max_num_seqs)
-    rows: list[Mapping[str, Any]] = []
-    for name in formats or list(FORMATS):
-        rows.append(compare(model, Accelerator.find(gpu), name, limits))
-        if not as_json:
-            click.echo(
-                "{format:<16} planned {planned:>12,}  measured {measured:>12,}  "
-                "{errorPermille:+d} ‰".format(**rows[-1])
-            )
-    if as_json:
-        click.echo(json.dumps(rows, indent=1))
+    line = "{model:<32} {format:<16} planned {planned:>12,}  measured {measured:>12,}  "
+    for name, model in product(formats or list(FORMATS), models):
+        row = compare(model, Accelerator.find(gpu), name, limits)
+        text = json.dumps(row) if as_json else f"{line}{{errorPermille:+d}} ‰".format(**row)
+        click.echo(text)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ STATE_ALIGNMENT_TOKENS = 16
 """Blocks beside recurrent states have a multiple of so many tokens (`_align_hybrid_block_size`)."""
 LATENT_ALIGNMENT_TOKENS = 128
 """The same where attention is latent."""
+PACKED_LATENT_BYTES = 656
+"""`fp8_ds_mla`: 512 numbers in 8 bits, four scales in 32, 64 numbers in 16."""
 
 
 def ceil_div(dividend: int, divisor: int) -> int:
@@ -194,8 +196,11 @@ def _layers(
             block_tokens=block_tokens,
             fixed_blocks=version.state_blocks,
         )
-    heads = kv_heads_per_device(kind.kv_heads, accelerator)
-    token_bytes = kind.token_bytes or heads * cache_format.kind_bytes(shape, kind)
+    packed = kind.kind == "latent" and _packs_latents(shape, cache_format, version)
+    token_bytes = PACKED_LATENT_BYTES if packed else kind.token_bytes
+    if not token_bytes:
+        heads = kv_heads_per_device(kind.kv_heads, accelerator)
+        token_bytes = heads * cache_format.kind_bytes(shape, kind)
     return Layers(
         reach=_reach(kind, version),
         count=kind.layers,
@@ -203,6 +208,12 @@ def _layers(
         block_tokens=block_tokens,
         window_tokens=kind.window_tokens,
     )
+
+
+def _packs_latents(shape: ModelShape, cache_format: CacheFormat, version: EngineVersion) -> bool:
+    """Whether latents lie in DeepSeek's own 8-bit layout, as sparse attention wants them."""
+    sparse = any(kind.kind == "index" for kind in shape.kinds)
+    return sparse and (cache_format.name == "fp8" or version.packs_sparse_latents)
 
 
 def _reach(kind: LayerKind, version: EngineVersion) -> Reach:

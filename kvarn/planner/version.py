@@ -33,9 +33,11 @@ class EngineVersion:
         counts_by_length: whether the cache's tokens are reported by the longest request.
         state_blocks: blocks of a request in a recurrent layer: 2 where prefix caching keeps the
             state of a block's end beside the running one, the default since 0.21.
+        packs_sparse_latents: whether sparse latent attention has an 8-bit cache by default, as it
+            had until 0.15.
         profiles_encoders: whether the profile run shows encoders the largest image at its full
             size; start-ups since 0.18 show only what is left of it.
-        keeps_chunks: whether layers that attend to chunks keep no more than one.
+        keeps_chunks: whether layers that attend to chunks keep no more than one (since 0.13).
         utilization_percent: default of `--gpu-memory-utilization`.
     """
 
@@ -51,6 +53,7 @@ class EngineVersion:
     state_blocks: int
     keeps_chunks: bool
     profiles_encoders: bool
+    packs_sparse_latents: bool
     utilization_percent: int
 
     @classmethod
@@ -77,8 +80,9 @@ class EngineVersion:
             in_flight_steps=2 if number >= (0, 26) else 1,
             counts_by_length=number >= (0, 21),
             state_blocks=2 if number >= (0, 21) else 1,
-            keeps_chunks=number >= (0, 26),
+            keeps_chunks=number >= (0, 13),
             profiles_encoders=number < (0, 18),
+            packs_sparse_latents=number < (0, 16),
             utilization_percent=_since(number, {(0, 0): 90, (0, 20): 92}),
         )
 

@@ -107,6 +107,30 @@ def test_latent_attention_is_copied_to_every_device() -> None:
 
 
 @pytest.mark.parametrize(
+    ("cache_format", "version", "latent_bytes"),
+    [("bf16", "0.33", 1152), ("bf16", "0.13", 656), ("fp8", "0.33", 656)],
+)
+def test_sparse_attention_has_a_layout_of_its_own_in_8_bits(
+    cache_format: str, version: str, latent_bytes: int
+) -> None:
+    engine = EngineVersion.parse(version)
+    layout = cache_layout(real_shape("DeepSeek-V3.2"), GPU, FORMATS[cache_format], engine)
+
+    assert layout.block_bytes == 61 * 16 * (latent_bytes + 132)
+
+
+@pytest.mark.parametrize(("version", "kept"), [("0.12", 1_000_000), ("0.33", 8192 + 8192)])
+def test_chunks_are_let_go_since_0_13(version: str, kept: int) -> None:
+    engine = EngineVersion.parse(version)
+    shape = real_shape("Llama-4-Scout-17B-16E-Instruct")
+    layout = cache_layout(shape, GPU, FORMATS["bf16"], engine)
+
+    blocks = layout.request_blocks(1_000_000, in_flight_tokens=8192)
+    groups = len(layout.groups)
+    assert blocks == 1_000_000 // 16 + (groups - 1) * kept // 16
+
+
+@pytest.mark.parametrize(
     ("model", "count", "version", "cache_bytes", "longest", "tokens"),
     [
         ("Qwen3.6-27B-NVFP4", 4, "0.19", 7.47, 32768, 122_304),

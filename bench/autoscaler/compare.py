@@ -7,7 +7,7 @@ from functools import partial
 
 from bench.autoscaler import oracle
 from bench.autoscaler.cluster import Cluster, Moment, Policy, Run, Setup
-from bench.autoscaler.oracle import Work
+from bench.autoscaler.oracle import Family, Work
 from bench.autoscaler.policies.dynamo import LoadPlanner
 from bench.autoscaler.policies.fixed import Schedule
 from bench.autoscaler.policies.hpa import hpa_kv, keda_kaito, keda_production_stack
@@ -21,8 +21,8 @@ WORKERS = 2
 PLANNED_USE = 0.6
 """Share of a server's time that fixed sizes are planned for."""
 PEAK_SECONDS = 60.0
-ORACLE_WINDOWS = (15.0, 60.0, 300.0)
-ORACLE_STEPS = 6
+ORACLE_USE = (0.3, 1.1)
+ORACLE_STEPS = 5
 OURS = "kvarn"
 ORACLE = "oracle"
 
@@ -33,10 +33,12 @@ class Result:
 
     Attributes:
         moments: its size over time.
+        work: of its servers, which depends on what they found in their caches.
         late: seconds at which requests arrived whose first token was late.
     """
 
     summary: Summary
+    work: Work
     moments: tuple[Moment, ...]
     late: tuple[float, ...]
 
@@ -63,6 +65,7 @@ class Scene:
         served = (job for job in run.jobs if not job.rejected)
         return Result(
             summary=summarise(run, self.target, initial=setup.initial),
+            work=Work.of(run, setup.server),
             moments=tuple(run.moments),
             late=tuple(job.request.arrival for job in served if self.target.missed(job)),
         )
@@ -127,17 +130,19 @@ def compare(scene: Scene, names: Sequence[str]) -> dict[str, Result]:
         if ORACLE in names:
             ours = results.get(OURS) or POLICIES[OURS](scene)
             allowed = ours.summary.ttft_violations
-            searches = pool.map(partial(_oracle, scene, allowed), ORACLE_WINDOWS)
-            results[ORACLE] = min(searches, key=lambda result: _rank(result, allowed))
+            search = partial(_oracle, scene, allowed, ours.work)
+            found = pool.map(search, oracle.families(scene.requests))
+            results[ORACLE] = min(found, key=lambda result: _rank(result, allowed))
     return results
 
 
-def _oracle(scene: Scene, allowed: float, window_seconds: float) -> Result:
+def _oracle(scene: Scene, allowed: float, served: Work, family: Family) -> Result:
     """The cheapest schedule found whose violations are within `allowed`."""
-    low, high, best = 0.0, 1.2, None
+    low, high, best = ORACLE_USE[0], ORACLE_USE[1], None
     for _ in range(ORACLE_STEPS):
         use = (low + high) / 2
-        made = oracle.schedule(scene.work, scene.setup, use=use, window_seconds=window_seconds)
+        work = served if family.as_served else scene.work
+        made = oracle.schedule(work, scene.setup, use=use, window_seconds=family.window_seconds)
         result = scene.play(made, initial=made.sizes[0])
         if best is None or _rank(result, allowed) < _rank(best, allowed):
             best = result

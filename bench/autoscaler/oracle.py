@@ -1,7 +1,8 @@
 """Sizes for those who know the future: what the work calls for, ahead by the time of a start.
 
-The work of each request is taken from a run in which nothing had to wait, so that hits in the
-prefix cache are counted as they come.
+The work of a request depends on what its server finds in its prefix cache, and so on how many
+servers there are. An oracle tries both what it was in a run in which nothing had to wait and what it
+was in ours, over several windows, and the best fixed size as well.
 """
 
 import math
@@ -11,11 +12,36 @@ from itertools import groupby
 
 from bench.autoscaler.cluster import Run, Setup
 from bench.autoscaler.policies.fixed import Schedule
+from bench.autoscaler.requests import Request
 from bench.autoscaler.roofline import Server
 
 SLOT_SECONDS = 15.0
 FULL = 0.85
 """Share of the cache, or of the sequences, that a server is planned to hold."""
+
+
+WHOLE_TRACE = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A way to make schedules.
+
+    Attributes:
+        window_seconds: over which work is averaged; the whole trace gives fixed sizes.
+        as_served: whether to take the work of our run, not that of one with servers to spare.
+    """
+
+    window_seconds: float
+    as_served: bool = False
+
+
+def families(requests: Sequence[Request]) -> list[Family]:
+    """The ways that are worth trying; our own run's work only where prefixes are shared."""
+    plain = [Family(window) for window in (60.0, 300.0, WHOLE_TRACE)]
+    if not any(request.prefix for request in requests):
+        return plain
+    return plain + [Family(window, as_served=True) for window in (60.0, 300.0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +75,7 @@ class Work:
 
     def smooth(self, seconds: float) -> "Work":
         """Means over windows of `seconds` around each slot."""
-        half = int(seconds / SLOT_SECONDS / 2)
+        half = int(min(seconds / SLOT_SECONDS / 2, len(self.servers)))
         sums = [0.0]
         for each in self.servers:
             sums.append(sums[-1] + each)

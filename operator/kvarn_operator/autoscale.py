@@ -21,8 +21,8 @@ __all__ = ["Change", "Decision", "History", "decide", "deletion_costs"]
 
 TOLERANCE = 0.1
 """Over its target by less than this, the size stays, as with a HorizontalPodAutoscaler."""
-CALM_TOLERANCE = 0.15
-"""The same, shortly after shrinking: beyond it, servers are more than full."""
+CALM_TOLERANCE, CALM_TREND_TOLERANCE = 0.15, 0.25
+"""The same, shortly after shrinking, for what there is and for what its trend makes of it."""
 SHRINK_TARGET = 0.75
 """After shrinking, the mean load must not be more than this."""
 
@@ -98,19 +98,17 @@ def _wanted(fleet: Fleet, current: int, history: History, now: datetime) -> tupl
 
 
 def _more(fleet: Fleet, current: int, history: History, now: datetime) -> tuple[int, str]:
-    """A larger size and why; `current` if none is called for.
-
-    Shortly after shrinking, a trend alone is no reason, and what there is must weigh more.
-    """
+    """A larger size and why; `current` if none is called for."""
     calm = is_calm(history.shrunk, now)
     limit = current * (1 + (TOLERANCE if calm else CALM_TOLERANCE))
+    trend_limit = limit if calm else current * (1 + CALM_TREND_TOLERANCE)
     queue = history.queue_demand(fleet, current=current, now=now)
     coming = history.forecast(fleet)
     if queue > max(limit, fleet.demand):
         return math.ceil(max(queue, coming)), "RequestsWaiting"
     if fleet.demand > limit:
         return math.ceil(max(fleet.demand, coming)), _REASONS[fleet.limited_by]
-    if calm and coming > limit:
+    if coming > trend_limit:
         return math.ceil(coming), "DemandRising"
     if any(server.parts.rejections for server in fleet.servers) and len(fleet.servers) >= current:
         return current + 1, "Rejections"

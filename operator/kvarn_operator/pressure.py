@@ -51,14 +51,16 @@ class Server:
 
     Attributes:
         capacity_tokens: what its cache holds when it counts as full.
-        load: `parts.index`, or the share of its sequences if that is more: what it would have
-            to hand over if it went.
+        load: `parts.index`, or `incoming` if that is more: what it would have to hand over if it
+            went.
+        incoming: what its present requests take of it, without what queues and events add.
         backlog_seconds: time that computing the prompts that wait will take.
     """
 
     name: str
     parts: Parts
     load: float
+    incoming: float = 0.0
     capacity_tokens: float
     running: int
     usage: float
@@ -98,8 +100,8 @@ class Fleet:
     @property
     def incoming(self) -> float:
         """`demand` without what queues and events add to it."""
-        parts = ((max(s.parts.cache, s.parts.compute), s.capacity_tokens) for s in self.servers)
-        return sum(part * tokens for part, tokens in parts) / self._capacity_tokens
+        tokens = sum(server.incoming * server.capacity_tokens for server in self.servers)
+        return tokens / self._capacity_tokens
 
     @property
     def busy(self) -> float:
@@ -214,10 +216,12 @@ def parts(
 def _server(
     pod: str, reading: Reading, found: Parts, *, target: float, most: int, tokens: int
 ) -> Server:
+    incoming = max(found.cache, found.compute, reading.sample.running / most)
     return Server(
         name=pod,
         parts=found,
-        load=max(found.index, reading.sample.running / most),
+        load=max(found.index, incoming),
+        incoming=incoming,
         capacity_tokens=target * (reading.sample.cache_tokens or tokens),
         running=reading.sample.running,
         usage=reading.sample.usage,

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, TextIO
 
 import click
 
@@ -29,6 +29,7 @@ from kvarn.planner import (
 )
 from kvarn.planner.accelerators import GIB
 from kvarn.planner.catalogue import known_models
+from kvarn.planner.nodes import WHOLE, described
 from kvarn.planner.source import find_shape, serve_arguments
 
 if TYPE_CHECKING:
@@ -63,7 +64,13 @@ def _exits(command: Callable[P, None]) -> Callable[P, None]:
 
 @main.command("plan")
 @click.argument("model")
-@click.option("--gpu", required=True, help="GPU as in `kvarn gpus`, as a node label, or `cpu`.")
+@click.option("--gpu", help="GPU as in `kvarn gpus`, as a node label, or `cpu`.")
+@click.option(
+    "--node",
+    type=click.File(),
+    help="Instead of --gpu: a Node or ResourceSlice from `kubectl get -o json`, - for stdin.",
+)
+@click.option("--resource", default=WHOLE, show_default=True, help="Of the node, with --node.")
 @click.option("--tp", default=1, show_default=True, help="GPUs that share each layer.")
 @click.option(
     "--pp", default=1, show_default=True, help="Stages of layers, each on GPUs of its own."
@@ -91,7 +98,9 @@ def _exits(command: Callable[P, None]) -> Callable[P, None]:
 def plan_command(
     *,
     model: str,
-    gpu: str,
+    gpu: str | None,
+    node: TextIO | None,
+    resource: str,
     tp: int,
     pp: int,
     memory: float | None,
@@ -102,8 +111,13 @@ def plan_command(
     **numbers: Any,
 ) -> None:
     """Plan MODEL: a folder, a config.json, or organisation/name."""
-    memory_bytes = None if memory is None else round(memory * GIB)
-    found = Accelerator.find(gpu, count=tp, memory_bytes=memory_bytes)
+    if (gpu is None) == (node is None):
+        raise click.UsageError("Give either --gpu or --node.")
+    if node is not None:
+        found = described(_manifest(node), resource=resource, count=tp)
+    else:
+        memory_bytes = None if memory is None else round(memory * GIB)
+        found = Accelerator.find(gpu or "", count=tp, memory_bytes=memory_bytes)
     accelerator = replace(found, stages=pp)
     workload, limits = _workload(numbers), _limits(numbers)
     shape = find_shape(model)
@@ -117,6 +131,17 @@ def plan_command(
     )
     command = ["vllm", "serve", *serve_arguments(model), *made.vllm_flags()]
     _show(shape, made, command, as_json=as_json, explain=explain)
+
+
+def _manifest(file: TextIO) -> dict[str, Any]:
+    """The JSON object in a file."""
+    try:
+        manifest = json.load(file)
+    except ValueError as error:
+        raise click.UsageError(f"{file.name} holds no JSON ({error}).") from error
+    if not isinstance(manifest, dict):
+        raise click.UsageError(f"{file.name} holds no JSON object.")
+    return manifest
 
 
 def _workload(numbers: dict[str, Any]) -> Workload | None:

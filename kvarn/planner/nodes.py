@@ -19,6 +19,24 @@ FOUND = 0.98
 UNITS = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
 
 
+def described(manifest: Mapping[str, Any], *, resource: str = WHOLE, count: int = 1) -> Accelerator:
+    """`count` accelerators of a Node or of a ResourceSlice, as `kubectl get … -o json` prints it.
+
+    Raises:
+        AcceleratorError: it is neither, or says too little.
+    """
+    if manifest.get("kind") == "Node":
+        labels = manifest.get("metadata", {}).get("labels") or {}
+        return labelled(labels, resource=resource, count=count)
+    if manifest.get("kind") == "ResourceSlice":
+        devices = manifest.get("spec", {}).get("devices") or [{}]
+        return resource_device(devices[0], count=count)
+    raise AcceleratorError(
+        "InvalidAccelerator",
+        f"The manifest's kind is {manifest.get('kind')}; give one Node or ResourceSlice.",
+    )
+
+
 def labelled(labels: Mapping[str, str], *, resource: str = WHOLE, count: int = 1) -> Accelerator:
     """`count` of a node's accelerators, by its labels.
 

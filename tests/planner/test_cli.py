@@ -99,7 +99,8 @@ def test_what_does_not_fit_exits_with_1_and_a_remedy() -> None:
         ((QWEN, "--gpu", "H100", "--memory", "-1"), "memory is -"),
         ((QWEN, "--gpu", "H100", "--vllm-version", "x"), "version is 'x'"),
         ((QWEN, "--gpu", "H100", "--format", "int1"), "'int1' is not one of"),
-        ((QWEN,), "Missing option '--gpu'"),
+        ((QWEN,), "Give either --gpu or --node"),
+        ((QWEN, "--node", __file__), "holds no JSON"),
         ((__file__, "--gpu", "H100"), "holds no JSON"),
     ],
 )
@@ -128,6 +129,15 @@ def test_every_model_that_is_built_in_is_listed_with_its_shape() -> None:
     listing = json.loads(run("models", "--json").stdout)
 
     assert ModelShape.from_dict(listing["Qwen/Qwen3-8B"]) == read_shape(QWEN)
+
+
+def test_a_node_says_what_it_has(tmp_path: Path) -> None:
+    node = {"kind": "Node", "metadata": {"labels": {"nvidia.com/gpu.product": "NVIDIA-L40S"}}}
+    path = tmp_path / "node.json"
+    path.write_text(json.dumps(node))
+
+    report = json.loads(run("plan", QWEN, "--node", str(path), "--json").stdout)
+    assert report["plan"]["accelerator"]["product"] == "L40S-48GB"
 
 
 def test_stages_stand_in_the_command() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from kvarn.planner import Accelerator, AcceleratorError
-from kvarn.planner.nodes import labelled, resource_device
+from kvarn.planner.nodes import described, labelled, resource_device
 
 GIB = 1 << 30
 WHOLE = {
@@ -80,3 +80,12 @@ def test_an_unknown_device_has_nearly_the_capacity_that_it_states() -> None:
 def test_a_device_without_a_product_is_named() -> None:
     with pytest.raises(AcceleratorError, match="gpu-0 has no attribute productName"):
         resource_device(device())
+
+
+def test_a_manifest_is_a_node_or_a_slice() -> None:
+    node = {"kind": "Node", "metadata": {"labels": WHOLE}}
+    devices = [device(productName="NVIDIA H100 80GB HBM3")]
+
+    assert described(node) == described({"kind": "ResourceSlice", "spec": {"devices": devices}})
+    with pytest.raises(AcceleratorError, match="kind is Pod; give one Node"):
+        described({"kind": "Pod"})

@@ -142,11 +142,15 @@ def failures(starts: list[Start]) -> dict[str, Any]:
     ran = [start for start in known if not start.record["error"]]
     report: dict[str, Any] = {}
     for sizer, formula in SIZERS.items():
+        predicted = sum(formula.refuses(start) for start in refused)
+        false = sum(formula.refuses(start) for start in ran)
         report[sizer] = {
             "records": len(refused),
-            "predicted": sum(formula.refuses(start) for start in refused),
+            "predicted": predicted,
+            "predicted_share": round(predicted / len(refused), 3) if refused else None,
             "ran": len(ran),
-            "false": sum(formula.refuses(start) for start in ran),
+            "false": false,
+            "false_share": round(false / len(ran), 3) if ran else None,
         }
     formula = SIZERS["kvarn"]
     wrong = [start for start in known if formula.refuses(start) != bool(start.record["error"])]

@@ -27,17 +27,32 @@ STORED: tuple[tuple[str, dict[str, Any]], ...] = (
     (r"awq|gptq|int4|w4a16", {"quant_method": "gptq", "bits": 4, "group_size": 128}),
 )
 """What a published variant's name or a record's `weight_dtype` says of the weights."""
+PLAIN = ("bfloat16", "float16")
+"""What a record's `weight_dtype` says of weights that are not quantised."""
 ENDING = re.compile(
-    r"-(instruct|chat|it|hf|thinking|base|v0|\d{4}|coder|math|\d[.]\d+-preview"
+    r"-(instruct|chat|it|hf|thinking|base|\d{4}|coder|math|\d[.]\d+-preview"
     r"|bf16|fp8|nvfp4|awq|gptq|int4|int8|dynamic|static|pertensor|qat|fp8-dynamic"
     r"|quantized[.]w\da\d+|w\da\d+)(?=-|$)"
 )
 """Endings that change neither a model's layers nor their widths."""
 ALIKE = {
     "codellama-7b": "llama-2-7b",
+    "deepseek-r1-distill-llama-70b": "llama-3.1-70b",
+    "deepseek-r1-distill-llama-8b": "llama-3.1-8b",
+    "deepseek-r1-distill-qwen-14b": "qwen2.5-14b",
+    "deepseek-r1-distill-qwen-32b": "qwen2.5-32b",
+    "deepseek-r1-distill-qwen-7b": "qwen2.5-7b",
+    "deepseek-v3": "deepseek-r1",
+    "deepseek-v3.1": "deepseek-r1",
+    "kimi-k2": "kimi-k2.5",
     "llama-3-8b": "llama-3.1-8b",
+    "llama-3-70b": "llama-3.1-70b",
     "llama-3.3-70b": "llama-3.1-70b",
+    "mistral-7b-instruct-v0.3": "mistral-7b-instruct-v0.2",
     "phi-3-mini-4k": "phi-3-mini-128k",
+    "phi-3.5-mini": "phi-3-mini-128k",
+    "qwen2-72b": "qwen2.5-72b",
+    "qwq-32b": "qwen2.5-32b",
     "qwen3.5-27b": "qwen3.6-27b",
     "qwen3.6-35b-a3b": "qwen3.5-35b-a3b",
     "llama-3_3-nemotron-super-49b-v1_5": "llama-3_3-nemotron-super-49b-v1",
@@ -170,22 +185,21 @@ def read_start(record: Record, configs: Mapping[str, list[Config]]) -> Start | N
 
 
 def _shape(record: Record, configs: Mapping[str, list[Config]]) -> ModelShape | None:
+    """The model's shape: its own config's, or that of a model with the same layers."""
     found = configs.get(model_key(record["model"]), [])
     published = record["model"].rsplit("/", 1)[-1].lower()
-    exact = [config for config in found if config.name.lower() == published]
-    if exact:
-        return _read(exact[0].name, json.dumps(exact[0].content))
-    if not found:
-        return None
-    plain = [config for config in found if not _is_quantised(config)] or found
-    content = dict(plain[0].content)
+    own = [config for config in found if config.name.lower() == published]
+    plain = [config for config in found if not _is_quantised(config)]
+    best = next(iter(own or plain or found), None)
+    if best is None or (own and _is_quantised(best)):
+        return best and _read(best.name, json.dumps(best.content))
+    content = dict(best.content)
     words = f"{record['weight_dtype']} {record['model']}".lower()
     stored = next((how for pattern, how in STORED if re.search(pattern, words)), None)
     if stored:
         content["quantization_config"] = stored
-    elif _is_quantised(plain[0]) and plain[0].name.lower().split("-")[0] != "gpt":
+    elif str(record["weight_dtype"]) in PLAIN:
         content.pop("quantization_config", None)
-        return _read(record["model"], json.dumps(content))
     return _read(published, json.dumps(content))
 
 

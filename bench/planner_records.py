@@ -191,8 +191,10 @@ def _shape(record: Record, configs: Mapping[str, list[Config]]) -> ModelShape | 
     own = [config for config in found if config.name.lower() == published]
     plain = [config for config in found if not _is_quantised(config)]
     best = next(iter(own or plain or found), None)
-    if best is None or (own and _is_quantised(best)):
-        return best and _read(best.name, json.dumps(best.content))
+    if best is None:
+        return None
+    if own and _is_quantised(best):
+        return _read(best.name, json.dumps(best.content))
     content = dict(best.content)
     words = f"{record['weight_dtype']} {record['model']}".lower()
     stored = next((how for pattern, how in STORED if re.search(pattern, words)), None)

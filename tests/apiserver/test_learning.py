@@ -1,0 +1,71 @@
+"""A start that ran out of memory is planned again, by this resource and by others."""
+
+import json
+from typing import Any
+
+from tests.apiserver.world import World, until
+from tests.operator_logic.builders import QWEN3_8B
+
+MISSING_BYTES = 256 << 20
+HASH = "serving.kvarn.dev/template-hash"
+
+
+def tight(resource: dict[str, Any], name: str = "demo") -> dict[str, Any]:
+    """A model on a GPU that it nearly fills."""
+    spec = resource["spec"] | {
+        "model": {"source": "hf://Qwen/Qwen3-8B", "shape": QWEN3_8B},
+        "accelerator": {"product": "NVIDIA-L4"},
+        "cache": {"format": "fp8"},
+    }
+    return resource | {"metadata": resource["metadata"] | {"name": name}, "spec": spec}
+
+
+async def fail(world: World, pod: str) -> None:
+    """A server of the present template that finds less memory than was planned."""
+    memory = (await world.get("kvd"))["status"]["plan"]["memory"]
+    cache = next(int(line["bytes"]) for line in memory if line["name"] == "cache")
+    said = {
+        "reason": "ContextTooLong",
+        "message": "A sequence needs more cache than there is.",
+        "numbers": {"available_bytes": cache - MISSING_BYTES},
+    }
+    container = {
+        "name": "server",
+        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+        "lastState": {"terminated": {"exitCode": 1, "message": json.dumps(said)}},
+        "restartCount": 1,
+        "image": "x",
+        "imageID": "x",
+        "ready": False,
+    }
+    await world.start_pod(pod, "127.0.0.2", ready=False, containerStatuses=[container])
+
+
+async def template(world: World) -> str:
+    """Hash of the Deployment's pod template."""
+    metadata = (await world.get("deployment"))["spec"]["template"]["metadata"]
+    return str(metadata["annotations"][HASH])
+
+
+async def test_a_start_without_memory_is_corrected_and_others_learn_from_it(
+    running: World, resource: dict[str, Any]
+) -> None:
+    await running.apply(tight(resource))
+    await running.until_deployed()
+    await running.until_condition("MemoryFits", "True")
+    before = await template(running)
+
+    await fail(running, "demo-1")
+
+    async def corrected() -> bool:
+        return "Start 2 of 4" in (await running.condition("MemoryFits")).get("message", "")
+
+    await until(corrected)
+    assert await template(running) != before
+    await running.apply(tight(resource, "other"))
+
+    async def learned() -> bool:
+        plan = (await running.get("kvd", "other")).get("status", {}).get("plan", {})
+        return any(line["name"] == "learned" for line in plan.get("memory", ()))
+
+    await until(learned)

@@ -22,11 +22,14 @@ class Sizer:
     Attributes:
         cache_bytes: (account) -> memory left to the cache of one device.
         tokens: (start, bytes of the cache) -> tokens that it holds.
+        holds: (start, bytes of the cache) -> whether the longest request fits; None where that
+            follows from the tokens.
         asks_for_free: whether it wants the memory free that vLLM is allowed, as vLLM does.
     """
 
     cache_bytes: Callable[[Account], float]
     tokens: Callable[[Start, float], float]
+    holds: Callable[[Start, float], bool] | None = None
     asks_for_free: bool = False
 
     def refuses(self, start: Start) -> bool:
@@ -37,13 +40,15 @@ class Sizer:
         free = start.record.get("device_free_at_start_gib")
         if self.asks_for_free and free and free * GIB < account.budget_bytes:
             return True
-        held = self.tokens(start, max(self.cache_bytes(account), 0.0))
-        return held < start.needed_tokens
+        cache_bytes = max(self.cache_bytes(account), 0.0)
+        if self.holds:
+            return not self.holds(start, cache_bytes)
+        return self.tokens(start, cache_bytes) < start.needed_tokens
 
 
 def kvarn() -> Sizer:
     """Our planner."""
-    return Sizer(_planned_bytes, _planned_tokens, asks_for_free=True)
+    return Sizer(_planned_bytes, _planned_tokens, holds=_planned_holds, asks_for_free=True)
 
 
 def _planned_bytes(account: Account) -> float:
@@ -58,10 +63,19 @@ def layout_of(start: Start) -> CacheLayout:
     return cache_layout(start.shape, device, start.cache_format, start.version_or_latest)
 
 
+def _planned_holds(start: Start, cache_bytes: float) -> bool:
+    layout = layout_of(start)
+    taken = layout.request_blocks(start.needed_tokens, in_flight_tokens=_in_flight(start))
+    return taken < layout.blocks(int(cache_bytes))
+
+
+def _in_flight(start: Start) -> int:
+    return start.version_or_latest.in_flight_steps * start.batch.max_batched_tokens
+
+
 def _planned_tokens(start: Start, cache_bytes: float) -> float:
     layout, tokens = layout_of(start), start.record["max_model_len"] or 16
-    in_flight = start.version_or_latest.in_flight_steps * start.batch.max_batched_tokens
-    blocks = layout.request_blocks(tokens, in_flight_tokens=in_flight)
+    blocks = layout.request_blocks(tokens, in_flight_tokens=_in_flight(start))
     return layout.reported_tokens(layout.blocks(int(cache_bytes)), tokens, blocks)
 
 

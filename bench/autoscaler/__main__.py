@@ -18,7 +18,7 @@ from bench.autoscaler.cluster import Setup
 from bench.autoscaler.compare import ORACLE, OURS, POLICIES, Result, Scene, compare, scene
 from bench.autoscaler.summary import Target
 from bench.autoscaler.traces import TraceError
-from bench.autoscaler.verdict import NEAR_ORACLE, best_rival, verdicts
+from bench.autoscaler.verdict import best_rival, verdicts
 
 ALL = (*POLICIES, ORACLE)
 
@@ -120,7 +120,7 @@ def _show(console: Console, scene: Scene, results: Mapping[str, Result]) -> None
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("policy", no_wrap=True)
     for heading in _HEADINGS:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, result in results.items():
         table.add_row(name, *_cells(result), style="bold" if name == OURS else None)
     console.print(table)
@@ -128,35 +128,42 @@ def _show(console: Console, scene: Scene, results: Mapping[str, Result]) -> None
         _judge(console, results)
 
 
-_HEADINGS = ("GPU-h", "late", "TTFT (s)", "ITL (ms)", "pre.", "rej.", "per h", "flaps", "max")
-"""TTFT and ITL: median / 99th percentile; then preempted, rejected, changes of size an hour."""
+_HEADINGS = ("GPU-h", "late", "TTFT s", "ITL ms", "pre/rej", "per h", "flaps", "max")
+"""TTFT and ITL are median/99th percentile; then requests that were preempted and rejected, and
+changes of size an hour."""
 
 
 def _cells(result: Result) -> tuple[str, ...]:
     s = result.summary
     return (
-        *(f"{s.gpu_hours:.2f}", f"{s.ttft_violations:.2%}"),
-        f"{s.ttft_p50_seconds:.2f} / {s.ttft_p99_seconds:.1f}",
-        f"{1000 * s.itl_p50_seconds:.0f} / {1000 * s.itl_p99_seconds:.0f}",
-        *(f"{s.preempted}", f"{s.rejected}"),
-        *(f"{s.scalings_per_hour:.1f}", f"{s.flaps}", f"{s.largest}"),
+        f"{s.gpu_hours:.2f}",
+        f"{s.ttft_violations:.2%}",
+        f"{_short(s.ttft_p50_seconds)}/{_short(s.ttft_p99_seconds)}",
+        f"{1000 * s.itl_p50_seconds:.0f}/{1000 * s.itl_p99_seconds:.0f}",
+        f"{s.preempted}/{s.rejected}",
+        f"{s.scalings_per_hour:.1f}",
+        f"{s.flaps}",
+        f"{s.largest}",
     )
+
+
+def _short(value: float) -> str:
+    """Three digits or so."""
+    return f"{value:.2f}" if value < 10 else f"{value:.0f}"
 
 
 def _judge(console: Console, results: Mapping[str, Result]) -> None:
     best = best_rival(results)
     for verdict in verdicts(results):
-        mark = "beats" if verdict.beaten else "does not beat"
-        note = ", its best rival" if verdict.rival == best else ""
-        console.print(
-            f"{OURS} {mark} {verdict.rival}{note}: {verdict.hours:.2f} of its GPU-hours,"
-            f" {verdict.violations:.2f} of its late requests"
-        )
+        if verdict.rival == best:
+            word = "beats" if verdict.beaten else "does not beat"
+            console.print(
+                f"{OURS} {word} its best rival, {best}: {verdict.hours:.2f} of its GPU-hours and"
+                f" {verdict.violations:.2f} of its late requests."
+            )
     if ORACLE in results:
         ratio = results[OURS].summary.gpu_hours / results[ORACLE].summary.gpu_hours
-        console.print(
-            f"{OURS} takes {ratio:.2f} of the oracle's GPU-hours (goal: {NEAR_ORACLE:g} at most)"
-        )
+        console.print(f"{OURS} takes {ratio:.2f} times the GPU-hours of the oracle.")
 
 
 if __name__ == "__main__":

@@ -151,6 +151,7 @@ class Engine:
         self._make_room()
         server, cost, decoding = self.server, self.server.step, len(self.decoding)
         budget, tokens, pairs, read = server.max_batched_tokens - decoding, decoding, 0.0, 0
+        prompts = 0
         for job in self.prefilling:
             taken = min(job.left, budget)
             if taken <= 0:
@@ -160,10 +161,12 @@ class Engine:
             read += done
             job.left -= taken
             tokens += taken
+            prompts += 1
             budget -= taken
-        compute = tokens * cost.token + pairs * cost.pair
-        memory = cost.weights + (self.context + read) * cost.context
-        self._pass(cost.fixed + max(compute, memory), steps=1)
+        linear = max(tokens * cost.token, cost.weights)
+        read_seconds = (self.context + read) * cost.context + self.context * cost.beside
+        calls = decoding * cost.sequence + prompts * cost.prompt
+        self._pass(cost.fixed + linear + pairs * cost.pair + read_seconds + calls, steps=1)
         self._finish_prefills()
         self._finish_decodes()
 
@@ -176,7 +179,9 @@ class Engine:
         if self.arriving:
             until = min(until, self.arriving[0].request.arrival)
         room = max(self._free_tokens() // batch, 1)
-        first = cost.fixed + max(batch * cost.token, cost.weights + self.context * cost.context)
+        linear = max(batch * cost.token, cost.weights)
+        calls = batch * cost.sequence
+        first = cost.fixed + linear + self.context * cost.context + calls
         growth = batch * cost.context
         steps = max(
             min(self._ends[0][0] - self.step, room, _steps_in(until - self.now, first, growth)), 1

@@ -1,8 +1,8 @@
 """Sizes for those who know the future: what the work calls for, ahead by the time of a start.
 
 The work of a request depends on what its server finds in its prefix cache, and so on how many
-servers there are. An oracle tries both what it was in a run in which nothing had to wait and what it
-was in ours, over several windows, and the best fixed size as well.
+servers there are. So both are tried: what it was where nothing had to wait, and what it was in our
+run; and fixed sizes as well.
 """
 
 import math

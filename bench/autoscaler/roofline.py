@@ -1,7 +1,8 @@
 """How long one step of the engine takes: a roofline of a GPU and a model.
 
-A step reads all weights and the cache of every sequence that decodes, and computes every token of
-the batch; whichever takes longer bounds it. Williams et al., "Roofline", CACM 2009.
+In the linear layers, a step reads all weights and computes every token of the batch; whichever
+takes longer bounds them (Williams et al., "Roofline", CACM 2009). Attention comes on top: computing
+the pairs of tokens of the prompts, and reading the cache of every sequence.
 """
 
 from collections.abc import Sequence
@@ -56,6 +57,10 @@ class StepTime:
         token: to compute one token without attention.
         context: to read one cached token.
         pair: to compute attention of one query on one key, all layers together.
+        sequence: for each sequence that decodes, and
+        prompt: for each prompt in a step; on a GPU, kernels take all at once, on a CPU each costs
+            a call.
+        beside: to read one cached token in a step that computes prompts as well, beyond `context`.
     """
 
     fixed: float
@@ -63,6 +68,9 @@ class StepTime:
     token: float
     context: float
     pair: float
+    sequence: float = 0.0
+    prompt: float = 0.0
+    beside: float = 0.0
 
     def prefill_seconds(self, tokens: int, *, cached: int = 0) -> float:
         """Computing a prompt of `tokens` alone, of which the first `cached` are in the cache."""

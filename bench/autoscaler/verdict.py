@@ -1,4 +1,4 @@
-"""Whether our policy beats a rival, and by how much it misses what an oracle would do."""
+"""Whether our policy beats a rival."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +10,6 @@ FEWER_VIOLATIONS = 0.5
 """Of a rival's violations, at no more GPU-hours …"""
 FEWER_HOURS = 0.85
 """… or of its GPU-hours, at no more violations."""
-NEAR_ORACLE = 1.25
-"""Times the oracle's GPU-hours at equal violations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bench.autoscaler.cluster import View
-from kvarn_operator import autoscale
+from kvarn_operator import autoscale, leaving
 from kvarn_operator.api.spec import Autoscaling
 from kvarn_operator.autoscale import Change, History
-from kvarn_operator.pressure import Fleet, fleet
+from kvarn_operator.pressure import fleet
 from kvarn_operator.readings import Reading, record
 
 
@@ -20,12 +20,11 @@ class Kvarn:
     reasons: list[tuple[float, str, str]] = field(default_factory=list)
     _readings: dict[str, Reading] = field(default_factory=dict)
     _history: History = field(default_factory=History)
-    _fleet: Fleet = field(default_factory=Fleet)
 
     def desired(self, view: View) -> int:
         """The decision on this round of samples."""
         self._readings = record(self._readings, view.samples, now=view.now)
-        self._fleet = fleet(
+        servers = fleet(
             sorted(view.samples),
             self._readings,
             target=self.rules.target_pressure_percent / 100,
@@ -35,7 +34,7 @@ class Kvarn:
             poll_seconds=self.interval_seconds,
         )
         made = autoscale.decide(
-            self._fleet,
+            servers,
             current=view.replicas,
             rules=self.rules,
             history=self._history,
@@ -49,4 +48,4 @@ class Kvarn:
 
     def deletion_costs(self) -> Mapping[str, int]:
         """What each server has to lose."""
-        return autoscale.deletion_costs(self._fleet)
+        return leaving.deletion_costs(self._readings, planned_tokens=0)

@@ -19,6 +19,7 @@ from bench.autoscaler.compare import ORACLE, OURS, POLICIES, Result, Scene, comp
 from bench.autoscaler.summary import Target
 from bench.autoscaler.traces import TraceError
 from bench.autoscaler.verdict import best_rival, verdicts
+from kvarn.planner import PlannerError
 
 ALL = (*POLICIES, ORACLE)
 
@@ -81,9 +82,9 @@ def _scene(
 ) -> Scene:
     try:
         requests = traces.read(trace, trace_format, hours=hours, rate=rate, seed=seed)
-    except TraceError as error:
+        server = roofline.choose(gpu, cache_format=cache_format, requests=requests)
+    except (TraceError, PlannerError) as error:
         raise click.ClickException(str(error)) from error
-    server = roofline.choose(gpu, cache_format=cache_format, requests=requests)
     setup = Setup(server=server, startup_seconds=startup_seconds, routing=routing, seed=seed)
     return scene(requests, setup, Target(step=server.step, seconds=ttft_seconds))
 

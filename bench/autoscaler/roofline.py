@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.autoscaler.requests import Request
-from kvarn.planner import FORMATS, Accelerator, Limits, ModelShape, Workload, plan
+from kvarn.planner import FORMATS, Accelerator, AcceleratorError, Limits, ModelShape, Workload, plan
 
 DENSE_FLOPS = {
     "H200-141GB": 989e12,
@@ -105,6 +105,9 @@ def server(gpu: str, *, shape: ModelShape = QWEN3_32B, cache_format: str) -> Ser
         PlannerError: it does not fit, or nobody knows the GPU.
     """
     accelerator = Accelerator.find(gpu)
+    if accelerator.product not in DENSE_FLOPS:
+        known = ", ".join(DENSE_FLOPS)
+        raise AcceleratorError("UnknownCompute", f"What {gpu} computes is not known: give {known}.")
     flops = COMPUTE_SHARE * DENSE_FLOPS[accelerator.product]
     bandwidth = BANDWIDTH_SHARE * accelerator.bandwidth_bytes
     made = plan(shape, accelerator, workload=Workload(), limits=Limits(), cache_format=cache_format)

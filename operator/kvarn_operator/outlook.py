@@ -21,7 +21,7 @@ NOTE_SECONDS = 15.0
 """Between two notes of the demand."""
 TREND_SECONDS = 300.0
 """How far back a trend looks."""
-LEAST_NOTES = 10
+LEAST_NOTES = 16
 """From so many on, a trend or a reserve is one."""
 STANDARD_ERRORS = 0.5
 """By which a trend must differ from none: noise is no trend."""

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from kvarn_operator.pressure import Parts, fleet, parts
+from kvarn_operator.pressure import COMPUTE_TARGET, Parts, fleet, parts
 from kvarn_operator.readings import Reading, Spoken, record
-from kvarn_operator.scrape import Sample, ScrapeError
+from kvarn_operator.scrape import Sample
 from tests.operator_logic.builders import NOW, later
 
 IDLE = Sample(usage=0.0, running=0, waiting=0, finished=100, cache_tokens=1000)
@@ -85,13 +85,37 @@ def test_servers_are_told_apart() -> None:
     assert ready("a", after=16) == (0, 1, 0)
 
 
-def test_an_error_keeps_the_last_sample_and_its_age() -> None:
-    readings = record({}, {"a": IDLE}, now=NOW)
+def test_time_that_prompts_take_counts_against_its_target() -> None:
+    busy = replace(IDLE, first_tokens=10, computed_tokens=9000)
+    reading = Reading(
+        at=later(10), sample=busy, past=(Spoken(NOW, IDLE),), token_seconds=0.001, window_seconds=20
+    )
 
-    readings = record(readings, {"a": ScrapeError("refused")}, now=later(5))
+    found = parts(reading, target=0.8, max_sequences=10)
 
-    assert (readings["a"].at, readings["a"].error) == (NOW, "refused")
+    assert (found.compute, found.limited_by) == (pytest.approx(0.45 / COMPUTE_TARGET), "compute")
 
 
-def test_pods_that_are_gone_are_forgotten() -> None:
-    assert record(record({}, {"a": IDLE}, now=NOW), {}, now=later(5)) == {}
+def test_queue_time_presses_only_where_a_target_is_given() -> None:
+    late = replace(IDLE, queued=10, queue_seconds=40.0)
+    reading = Reading(at=later(5), sample=late, past=(Spoken(NOW, IDLE),))
+
+    found = parts(reading, target=0.8, max_sequences=10, queue_seconds=2.0)
+
+    assert (found.waiting, pressed(late).waiting) == (2.0, 0.0)
+
+
+def test_what_a_server_would_hand_over_includes_sequences_that_nothing_waits_behind() -> None:
+    readings = record({}, {"a": replace(IDLE, running=7)}, now=NOW)
+
+    found = fleet(
+        ["a"],
+        readings,
+        target=0.8,
+        max_sequences=10,
+        planned_tokens=500,
+        now=NOW,
+        poll_seconds=5,
+    )
+
+    assert (found.demand, found.load, found.incoming) == (0.0, 0.7, 0.7)

@@ -50,6 +50,50 @@ def test_engines_of_one_server_are_taken_together() -> None:
     assert Sample.parse(f"{PAGE}{second}\n").running == 8
 
 
+def test_what_prompts_took_is_read_in_full() -> None:
+    sample = Sample.parse(PAGE)
+
+    assert (sample.first_tokens, sample.prompt_tokens, sample.computed_tokens) == (5, 3600, 1040)
+    assert (sample.prefilled_tokens, sample.queued) == (720, 1)
+    assert sample.prefill_seconds == pytest.approx(0.116, abs=1e-3)
+
+
+def test_older_releases_are_read_by_their_own_names() -> None:
+    """Why a request waits, and where tokens came from, was not always told."""
+    page = PAGE.replace("vllm:num_requests_waiting_by_reason", "vllm:something_else").replace(
+        "vllm:prompt_tokens_by_source", "vllm:another"
+    )
+    oldest = page.replace("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
+
+    for sample in map(Sample.parse, (page, oldest)):
+        assert (sample.running, sample.waiting, sample.computed_tokens) == (4, 2, 3600)
+
+
+def claims(name: str, value: str) -> str:
+    """The page with another value for a metric."""
+    return "\n".join(
+        f"{line.rsplit(' ', 1)[0]} {value}" if line.startswith(name) else line
+        for line in PAGE.splitlines()
+    )
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        claims("vllm:num_requests_waiting_by_reason", "1e15"),
+        claims("vllm:num_requests_running", "-4"),
+        claims("vllm:num_preemptions_total", "-1"),
+        claims("vllm:request_queue_time_seconds_sum", "+Inf"),
+        PAGE + 'vllm:num_requests_running{engine="9"} 1\n' * (scrape.MOST_SERIES + 1),
+        PAGE + f'vllm:cache_config_info{{x="{"y" * scrape.LONGEST_LINE}"}} 1\n',
+    ],
+    ids=["crowd", "negative", "counter below zero", "infinite", "too many series", "long line"],
+)
+def test_lies_are_an_error_and_never_a_sample(page: str) -> None:
+    with pytest.raises(ScrapeError):
+        Sample.parse(page)
+
+
 @pytest.mark.parametrize(
     "page",
     [

@@ -17,7 +17,7 @@ from kvarn_operator.behavior import Change, Limiter
 from kvarn_operator.outlook import History, is_calm
 from kvarn_operator.pressure import Fleet, Part, coarse
 
-__all__ = ["Change", "Decision", "History", "decide", "deletion_costs"]
+__all__ = ["Change", "Decision", "History", "decide"]
 
 TOLERANCE = 0.1
 """Over its target by less than this, the size stays, as with a HorizontalPodAutoscaler."""
@@ -72,13 +72,6 @@ def decide(
         active=bool(fleet.servers) and not fleet.stale,
         history=past,
     )
-
-
-def deletion_costs(fleet: Fleet) -> dict[str, int]:
-    """``pod-deletion-cost`` of each server: the one with the least work to lose goes first."""
-    return {
-        server.name: 100 * server.running + round(100 * server.usage) for server in fleet.servers
-    }
 
 
 def _wanted(fleet: Fleet, current: int, history: History, now: datetime) -> tuple[int, str]:

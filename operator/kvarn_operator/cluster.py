@@ -31,6 +31,10 @@ PATHS = {
     "PodDisruptionBudget": "/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets",
     "Job": "/apis/batch/v1/namespaces/{namespace}/jobs",
     "Pod": "/api/v1/namespaces/{namespace}/pods",
+    "HorizontalPodAutoscaler": (
+        "/apis/autoscaling/v2/namespaces/{namespace}/horizontalpodautoscalers"
+    ),
+    "ScaledObject": "/apis/keda.sh/v1alpha1/namespaces/{namespace}/scaledobjects",
     "KVarNDeployment": f"/apis/{GROUP}/{VERSION}/namespaces/{{namespace}}/{PLURAL}",
 }
 
@@ -50,6 +54,13 @@ class ClusterError(Exception):
 class RefusedError(ClusterError):
     """What was asked for is not allowed: it has to change before trying again can help."""
 
+
+API_SERVICES = "/apis/apiregistration.k8s.io/v1/apiservices"
+FRONT_PROXY = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication"
+REVIEWS = {
+    "TokenReview": ("authentication.k8s.io/v1", "tokenreviews"),
+    "SubjectAccessReview": ("authorization.k8s.io/v1", "subjectaccessreviews"),
+}
 
 _REFUSALS = frozenset({400, 403, 405, 413, 415, 422})
 
@@ -123,8 +134,10 @@ class Cluster:
         path = _path("Deployment", namespace, name) + "/scale"
         await self._write("PATCH", path, body=body, kind="scale", content=APPLY)
 
-    async def annotate_pod(self, *, namespace: str, name: str, notes: Mapping[str, str]) -> None:
-        """Set annotations of a pod; one that has gone meanwhile is no error."""
+    async def annotate_pod(
+        self, *, namespace: str, name: str, notes: Mapping[str, str | None]
+    ) -> None:
+        """Set annotations of a pod, or remove them; one that has gone meanwhile is no error."""
         body = {"metadata": {"annotations": dict(notes)}}
         path = _path("Pod", namespace, name)
         try:
@@ -132,6 +145,45 @@ class Cluster:
         except ClusterError as error:
             if error.code != 404:
                 raise
+
+    async def delete(self, kind: str, *, namespace: str, name: str) -> None:
+        """Ask for the deletion of an object; one that is not there is no error."""
+        try:
+            metrics.WRITES.labels(kind).inc()
+            await self._request("DELETE", _path(kind, namespace, name))
+        except ClusterError as error:
+            if error.code != 404:
+                raise
+
+    async def review(self, kind: str, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The status of a TokenReview or SubjectAccessReview with this spec."""
+        api_version, plural = REVIEWS[kind]
+        body = {"apiVersion": api_version, "kind": kind, "spec": spec}
+        answer = await self._request("POST", f"/apis/{api_version}/{plural}", body=body)
+        status: Mapping[str, Any] = answer["status"]
+        return status
+
+    async def api_service(self, name: str) -> Manifest | None:
+        """An APIService; None if there is none or it may not be read."""
+        return await self._seen(f"{API_SERVICES}/{name}")
+
+    async def trust(self, name: str, *, bundle: str) -> None:
+        """Have the API server trust this bundle, in base64, behind an APIService."""
+        body = {"spec": {"caBundle": bundle}}
+        path = f"{API_SERVICES}/{name}"
+        await self._write("PATCH", path, body=body, kind="APIService", content=MERGE)
+
+    async def front_proxy(self) -> Manifest | None:
+        """The ConfigMap that tells how the API server makes itself known; None if not readable."""
+        return await self._seen(FRONT_PROXY)
+
+    async def _seen(self, path: str) -> Manifest | None:
+        try:
+            return await self._request("GET", path)
+        except ClusterError as error:
+            if error.code in {403, 404}:
+                return None
+            raise
 
     async def gpu_products(self) -> frozenset[str]:
         """The ``nvidia.com/gpu.product`` labels of all nodes, at most half a minute old.

@@ -14,6 +14,7 @@ from kvarn_operator import learning
 from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.api.status import Condition, InspectedModel, LastScale, Lesson
 from kvarn_operator.autoscale import Decision
+from kvarn_operator.autoscalers import KINDS
 from kvarn_operator.observe import Child, Failure, Observed, Pod
 from kvarn_operator.planning import Outcome, Planned, Unplanned
 from kvarn_operator.rollout import Rollout
@@ -33,6 +34,8 @@ class Scene:
         observed: the children.
         decision: the autoscaler's, if it owns the size.
         desired: the size that is wanted; None while there is no Deployment.
+        told: the size that an outside autoscaler is told; None if it is refused a number.
+        unowned: what keeps the autoscaler that the mode asks for from deciding.
         refused: the API server's words, if it refused a child.
         model: what is known of the model.
         last_scale: the latest change of size.
@@ -44,6 +47,8 @@ class Scene:
     observed: Observed
     decision: Decision | None = None
     desired: int | None = None
+    told: int | None = None
+    unowned: str = ""
     refused: str = ""
     model: InspectedModel | None = None
     last_scale: LastScale | None = None
@@ -53,6 +58,12 @@ class Scene:
     def deployment(self) -> Child | None:
         """The Deployment; None while there is none."""
         return self.observed.children.get(("Deployment", self.target.metadata.name))
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether another controller owns the size, one that the operator has made."""
+        rules = self.target.spec.autoscaling
+        return rules is not None and rules.mode in KINDS
 
     @property
     def present_servers(self) -> tuple[Pod, ...]:
@@ -174,13 +185,19 @@ def _progressing(scene: Scene, rollout: Rollout) -> Verdict:
         return Verdict("False", stalled.reason, "Nothing moves until a person acts.")
     if isinstance(scene.outcome, Unplanned):
         return Verdict("True", scene.outcome.reason, scene.outcome.message)
+    if waits := _unschedulable(scene):
+        return Verdict("True", "Unschedulable", waits)
     if not rollout.complete:
-        waits = next((pod.unschedulable for pod in scene.observed.servers if pod.unschedulable), "")
-        reason = "Unschedulable" if waits else "RollingOut"
-        return Verdict("True", reason, waits or "Replicas of the present spec are starting.")
+        return Verdict("True", "RollingOut", "Replicas of the present spec are starting.")
     if rollout.ready < rollout.wanted:
         return Verdict("True", "Scaling", f"The size is going to {rollout.wanted}.")
     return Verdict("False", "Settled", "Everything is as it should be.")
+
+
+def _unschedulable(scene: Scene) -> str:
+    """The scheduler's words on servers that no node takes, and how many they are; often empty."""
+    words = [pod.unschedulable for pod in scene.observed.servers if pod.unschedulable]
+    return f"{len(words)} of {len(scene.observed.servers)} pods wait: {words[0]}" if words else ""
 
 
 def _degraded(scene: Scene, rollout: Rollout) -> Verdict:
@@ -235,13 +252,30 @@ def _words(pod: Pod, failure: Failure) -> str:
 
 
 def _scaling(scene: Scene) -> Verdict:
+    if scene.unowned:
+        return Verdict("False", "NoOwner", scene.unowned)
+    rules = scene.target.spec.autoscaling
+    if scene.decision is not None and rules is not None and rules.mode in KINDS:
+        return _outside(scene, scene.decision, KINDS[rules.mode])
     if scene.decision is not None:
         status: Literal["True", "False"] = "True" if scene.decision.active else "False"
         return Verdict(status, scene.decision.reason, scene.decision.message)
-    rules = scene.target.spec.autoscaling
     if rules is None or rules.mode == "none":
         return Verdict("False", "Disabled", "The size is whatever spec.replicas says.")
     return Verdict("False", "NotPlanned", "The size stays until there is a plan.")
+
+
+def _outside(scene: Scene, decision: Decision, kind: str) -> Verdict:
+    """What the controller that owns the size is told, or why it does not act on that."""
+    if scene.told is None:
+        return Verdict("False", decision.reason, decision.message)
+    owner = scene.observed.children.get((kind, scene.target.metadata.name))
+    says = owner.condition("ScalingActive") if owner else {}
+    if says.get("status") == "False" and says.get("reason") != "ScalingDisabled":
+        return Verdict("False", says.get("reason", "NoOwner"), f"{kind}: {says.get('message')}")
+    if scene.told == scene.desired:
+        return Verdict("True", decision.reason, decision.message)
+    return Verdict("True", decision.reason, f"The {kind} is told a size of {scene.told}.")
 
 
 def _stalled(scene: Scene, rollout: Rollout) -> Verdict | None:

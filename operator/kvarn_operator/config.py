@@ -18,6 +18,8 @@ class Config:
     """Mirror of the hub, handed on to the pods; ``HF_ENDPOINT``."""
     poll_seconds: float = 5.0
     """How often the pods' metrics are read; ``KVARN_POLL_SECONDS``."""
+    metrics_api_port: int = 8443
+    """Where the API server asks for metrics; ``KVARN_METRICS_API_PORT``."""
     metrics_port: int = 8000
     """Where servers answer ``/metrics``; other than 8000 only in tests."""
 
@@ -26,7 +28,7 @@ class Config:
         """The settings, with the defaults above for what is unset.
 
         Raises:
-            ValueError: ``KVARN_POLL_SECONDS`` is no positive number.
+            ValueError: a number is none, or out of its range.
         """
         poll = environment.get("KVARN_POLL_SECONDS", "5")
         try:
@@ -40,4 +42,12 @@ class Config:
             serving_cpu_image=environment.get("KVARN_SERVING_CPU_IMAGE", cls.serving_cpu_image),
             hub_endpoint=environment.get("HF_ENDPOINT", ""),
             poll_seconds=seconds,
+            metrics_api_port=_port(environment, "KVARN_METRICS_API_PORT", cls.metrics_api_port),
         )
+
+
+def _port(environment: Mapping[str, str], name: str, default: int) -> int:
+    given = environment.get(name, str(default))
+    if not given.isdecimal() or not 0 < int(given) < 1 << 16:
+        raise ValueError(f"{name} is {given!r}: give a port, 1 to 65535.")
+    return int(given)

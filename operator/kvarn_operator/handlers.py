@@ -20,9 +20,13 @@ import aiohttp
 import kopf
 
 from kvarn_operator import API_VERSION, FINALIZER, GROUP, OWNER_LABEL, PLURAL, VERSION, metrics
+from kvarn_operator.actuate import Actuator
 from kvarn_operator.api.status import Lesson
 from kvarn_operator.cluster import Cluster, ClusterError
 from kvarn_operator.config import Config
+from kvarn_operator.metrics_api.registration import Registration
+from kvarn_operator.metrics_api.server import Server
+from kvarn_operator.metrics_api.values import Values
 from kvarn_operator.observe import Child, Observed, Pod, lessons
 from kvarn_operator.reconcile import Memory, Reconciler
 from kvarn_operator.scrape import Scraper
@@ -40,6 +44,7 @@ CHILDREN = {
     ("", "v1", "services"): "Service",
     ("policy", "v1", "poddisruptionbudgets"): "PodDisruptionBudget",
     ("batch", "v1", "jobs"): "Job",
+    ("autoscaling", "v2", "horizontalpodautoscalers"): "HorizontalPodAutoscaler",
 }
 OURS = {OWNER_LABEL: kopf.PRESENT}
 OVERDUE_SECONDS = 120.0
@@ -55,10 +60,12 @@ class Board:
     Attributes:
         wakes: by resource that is looked after, set when it is worth a look.
         began: when the pass that runs now began, by a monotonic clock.
+        values: what outside autoscalers are told.
     """
 
     wakes: dict[Key, asyncio.Event] = field(default_factory=dict)
     began: dict[Key, float] = field(default_factory=dict)
+    values: Values = field(default_factory=Values)
 
     def wake(self, namespace: str | None, name: str) -> None:
         """Say that a resource is worth a look; one that nobody looks after is no error."""
@@ -99,12 +106,8 @@ def _register_life(registry: kopf.OperatorRegistry, board: Board, config: Config
         cluster = await memo.connections.enter_async_context(Cluster.connect())
         session = await memo.connections.enter_async_context(aiohttp.ClientSession())
         await _wait_for_crd(cluster, logger)
-        memo.reconciler = Reconciler(
-            api=cluster,
-            pages=Scraper(session, port=config.metrics_port),
-            config=config,
-            clock=lambda: datetime.now(UTC),
-        )
+        memo.reconciler, server = _assemble(cluster, session, config, board.values)
+        memo.connections.push_async_callback(server.close)
 
     @kopf.on.cleanup(registry=registry, id="stop")
     async def stop(memo: Any, **_: Any) -> None:
@@ -120,6 +123,24 @@ def _register_life(registry: kopf.OperatorRegistry, board: Board, config: Config
         if oldest > OVERDUE_SECONDS:
             raise kopf.PermanentError(f"A pass has been running for {oldest:.0f} seconds.")
         return round(oldest)
+
+
+def _assemble(
+    cluster: Cluster, session: aiohttp.ClientSession, config: Config, values: Values
+) -> tuple[Reconciler, Server]:
+    """The pass with all that it works with; the server does not listen yet."""
+
+    def clock() -> datetime:
+        return datetime.now(UTC)
+
+    server = Server(values=values, reviews=cluster, clock=clock, port=config.metrics_api_port)
+    registration = Registration(api=cluster, server=server, clock=clock)
+    actuator = Actuator(
+        api=cluster, registration=registration, values=values, poll_seconds=config.poll_seconds
+    )
+    pages = Scraper(session, port=config.metrics_port)
+    reconciler = Reconciler(api=cluster, actuator=actuator, pages=pages, config=config, clock=clock)
+    return reconciler, server
 
 
 def _register_children(registry: kopf.OperatorRegistry, board: Board) -> None:
@@ -209,6 +230,7 @@ class Driver:
                 await _rest(seconds, wake=wake, stopped=stopped)
         finally:
             self.board.wakes.pop(self.key, None)
+            self.board.values.forget(self.key)
             metrics.forget(*self.key)
 
     async def _look(self, logger: kopf.Logger) -> float:

@@ -46,6 +46,12 @@ DESIRED = Gauge(
     ["namespace", "name"],
     registry=REGISTRY,
 )
+DEMAND_REPLICAS = Gauge(
+    "kvarn_demand_replicas",
+    "Size that the demand calls for, where another controller owns the size; absent if unknown.",
+    ["namespace", "name"],
+    registry=REGISTRY,
+)
 SCALINGS = Counter(
     "kvarn_scalings",
     "Changes of size by the built-in autoscaler.",
@@ -54,9 +60,17 @@ SCALINGS = Counter(
 )
 
 
+def tell_demand(namespace: str, name: str, replicas: float | None) -> None:
+    """Show the size that the demand calls for, or nothing: an old number would be believed."""
+    if replicas is None:
+        DEMAND_REPLICAS.remove_by_labels({"namespace": namespace, "name": name})
+    else:
+        DEMAND_REPLICAS.labels(namespace, name).set(replicas)
+
+
 def forget(namespace: str, name: str) -> None:
     """Drop the series of a resource that is gone."""
-    for gauge in (PRESSURE, DEMAND, DESIRED):
+    for gauge in (PRESSURE, DEMAND, DESIRED, DEMAND_REPLICAS):
         gauge.remove_by_labels({"namespace": namespace, "name": name})
     for counter in (SCRAPE_FAILURES, SCALINGS):
         counter.remove_by_labels({"namespace": namespace, "name": name})

@@ -16,6 +16,11 @@ SERVER = "server"
 INSPECTION = "inspection"
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 TEMPLATE_HASH = f"{GROUP}/template-hash"
+PROTECTION = {
+    "karpenter.sh/do-not-disrupt": "true",
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+}
+"""Annotations that keep node autoscalers from taking a pod away."""
 
 Manifest = dict[str, Any]
 """A Kubernetes object as JSON."""
@@ -92,6 +97,8 @@ class Pod:
     output: str = ""
     """Termination message of a container that ended well."""
     deletion_cost: str = ""
+    protection: frozenset[str] = frozenset()
+    """Which annotations of `PROTECTION` it has."""
 
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> Self:
@@ -116,6 +123,7 @@ class Pod:
             restarts=container.get("restartCount", 0),
             output=ended.get("message", "") if ended.get("exitCode") == 0 else "",
             deletion_cost=notes.get(DELETION_COST, ""),
+            protection=frozenset(PROTECTION.keys() & notes.keys()),
         )
 
 
@@ -134,7 +142,7 @@ def _unschedulable(condition: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Child:
-    """A Deployment, Service, PodDisruptionBudget or Job of a resource.
+    """A Deployment, Service, PodDisruptionBudget, autoscaler or Job of a resource.
 
     Attributes:
         owners: uids of its owners.

@@ -10,14 +10,16 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from kvarn import planner
-from kvarn_operator import autoscale, inspection, learning, metrics, planning, render, status
+from kvarn_operator import apply, autoscale, inspection, learning, metrics, planning, render, status
+from kvarn_operator.actuate import Actuator, followed, told
 from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.api.status import InspectedModel, LastScale, Status
+from kvarn_operator.apply import Applied, Applier
 from kvarn_operator.autoscale import Change, Decision, History
 from kvarn_operator.cluster import RefusedError
 from kvarn_operator.conditions import Scene, failures, timestamp
 from kvarn_operator.config import Config
-from kvarn_operator.observe import Child, Manifest, Observed, digest
+from kvarn_operator.observe import Observed
 from kvarn_operator.planning import Outcome, Planned, Unplanned
 from kvarn_operator.pressure import Fleet, fleet
 from kvarn_operator.readings import Reading, record
@@ -29,23 +31,11 @@ RESYNC_SECONDS = 60.0
 RETRY_SECONDS = 10.0
 
 
-class Api(Protocol):
+class Api(Applier, Protocol):
     """What a pass asks of the API server; see `kvarn_operator.cluster.Cluster`."""
-
-    async def get(self, kind: str, *, namespace: str, name: str) -> Manifest | None:
-        """An object; None if it is not there."""
-
-    async def apply(self, manifest: Manifest) -> Manifest:
-        """Server-side apply of a child."""
 
     async def apply_status(self, *, identity: Mapping[str, str], status: Mapping[str, Any]) -> None:
         """Server-side apply of the status."""
-
-    async def scale(self, *, namespace: str, name: str, replicas: int) -> None:
-        """Write the scale of a Deployment."""
-
-    async def annotate_pod(self, *, namespace: str, name: str, notes: Mapping[str, str]) -> None:
-        """Set annotations of a pod."""
 
     async def gpu_products(self) -> frozenset[str]:
         """GPU products of the cluster's nodes."""
@@ -63,13 +53,15 @@ class Memory:
     """What is remembered of one resource between passes.
 
     Attributes:
-        applied: by (kind, name), the digest of what was applied and of what came of it.
+        applied: of the children.
+        absent: kinds of autoscalers that are not there.
         status: the last one written; the watch stream may lag behind it.
         asked: when the metrics were read last, and `known` of which pods.
         last_scale: the latest change of size, written to the status or not.
     """
 
-    applied: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    applied: Applied = field(default_factory=dict)
+    absent: set[str] = field(default_factory=set)
     status: Status | None = None
     readings: dict[str, Reading] = field(default_factory=dict)
     asked: datetime | None = None
@@ -87,6 +79,7 @@ class Reconciler:
     """
 
     api: Api
+    actuator: Actuator
     pages: Pages
     config: Config
     clock: Callable[[], datetime]
@@ -118,6 +111,7 @@ class Reconciler:
             target = target.model_copy(update={"status": memory.status})
         scene = await self._plan(target, observed)
         scene = await self._apply(scene, memory)
+        await self.actuator.protect(scene)
         servers = await self._measure(scene, memory)
         scene = await self._scale(scene, servers, memory)
         await self._report(scene, servers, memory, tell=tell)
@@ -150,24 +144,11 @@ class Reconciler:
         try:
             for manifest in render.children(scene.target, scene.outcome, self.config):
                 key = (manifest["kind"], manifest["metadata"]["name"])
-                children[key] = await self._apply_one(manifest, children.get(key), memory)
+                live = children.get(key)
+                children[key] = await apply.apply(self.api, manifest, live, applied=memory.applied)
         except RefusedError as error:
             refused = str(error)
         return replace(scene, observed=replace(scene.observed, children=children), refused=refused)
-
-    async def _apply_one(self, manifest: Manifest, live: Child | None, memory: Memory) -> Child:
-        kind, metadata = manifest["kind"], manifest["metadata"]
-        if live is None:
-            found = await self.api.get(kind, namespace=metadata["namespace"], name=metadata["name"])
-            live = Child.read(found, kind=kind) if found else None
-        if live is not None and metadata["ownerReferences"][0]["uid"] not in live.owners:
-            raise RefusedError(409, _taken(manifest))
-        key, wanted = (kind, metadata["name"]), digest(manifest)
-        if live is not None and memory.applied.get(key) == (wanted, live.essence):
-            return live
-        applied = Child.read(await self.api.apply(manifest), kind=kind)
-        memory.applied[key] = (wanted, applied.essence)
-        return applied
 
     async def _measure(self, scene: Scene, memory: Memory) -> Fleet:
         """Read the ready pods' metrics, no more often than `poll_seconds`."""
@@ -206,11 +187,22 @@ class Reconciler:
         current = scene.deployment.replicas
         if isinstance(scene.outcome, Unplanned) or scene.refused:
             return replace(scene, desired=current)
+        scene = await self.actuator.hand_over(scene, applied=memory.applied, absent=memory.absent)
         decision = self._decide(scene, servers, memory, current=current)
-        stated = scene.target.spec.replicas
-        wanted = decision.replicas if decision else current if stated is None else stated
         scene = replace(scene, decision=decision, desired=current)
-        if wanted == current or not await self._write_scale(scene, servers, current, wanted):
+        if decision and scene.is_outside:
+            scene = replace(scene, told=told(decision, current=current))
+            if scene.told is not None and scene.told < current:
+                await self.actuator.mark_victims(scene, memory.readings)
+        self.actuator.publish(scene, servers, decision, now=self.clock())
+        return await self._write(scene, memory, current=current)
+
+    async def _write(self, scene: Scene, memory: Memory, *, current: int) -> Scene:
+        decision, stated = scene.decision, scene.target.spec.replicas
+        wanted = decision.replicas if decision else current if stated is None else stated
+        if scene.is_outside or scene.unowned or wanted == current:
+            return scene
+        if not await self.actuator.write(scene, memory.readings, current=current, wanted=wanted):
             return scene
         if decision:
             memory.last_scale = _scaled(scene.target, decision, current=current, now=self.clock())
@@ -224,33 +216,13 @@ class Reconciler:
         if rules is None or rules.mode == "none":
             return None
         history = memory.history or _remembered(scene.target.status.last_scale)
+        if scene.is_outside:
+            history = followed(history, current=current, now=self.clock())
         decision = autoscale.decide(
             servers, current=current, rules=rules, history=history, now=self.clock()
         )
         memory.history = decision.history
         return decision
-
-    async def _write_scale(self, scene: Scene, servers: Fleet, current: int, wanted: int) -> bool:
-        """Whether the size was written; not, if the stream was behind and `current` is past."""
-        namespace, name = scene.target.metadata.namespace, scene.target.metadata.name
-        live = await self.api.get("Deployment", namespace=namespace, name=name)
-        if live is None or live["spec"].get("replicas", 1) != current:
-            return False
-        if wanted < current:
-            await self._mark_victims(scene, servers)
-        await self.api.scale(namespace=namespace, name=name, replicas=wanted)
-        return True
-
-    async def _mark_victims(self, scene: Scene, servers: Fleet) -> None:
-        """Write what each pod has to lose, where it is not written already."""
-        written = {pod.name: pod.deletion_cost for pod in scene.observed.servers}
-        for pod, cost in autoscale.deletion_costs(servers).items():
-            if written.get(pod) != str(cost):
-                await self.api.annotate_pod(
-                    namespace=scene.target.metadata.namespace,
-                    name=pod,
-                    notes={"controller.kubernetes.io/pod-deletion-cost": str(cost)},
-                )
 
     async def _report(
         self, scene: Scene, servers: Fleet, memory: Memory, *, tell: Callable[[Happening], None]
@@ -269,7 +241,7 @@ class Reconciler:
         memory.status = new
 
     def _next_look(self, scene: Scene) -> float:
-        if scene.refused:
+        if scene.refused or scene.unowned:
             return RETRY_SECONDS
         if any(pod.ready for pod in scene.observed.servers):
             return self.config.poll_seconds
@@ -304,14 +276,6 @@ def _unread(record: InspectedModel | None) -> Unplanned:
         return Unplanned(reason=record.failure.reason, message=record.failure.message)
     return Unplanned(
         reason="Inspecting", message="A Job is reading the model's shape.", waiting=True
-    )
-
-
-def _taken(manifest: Manifest) -> str:
-    name = manifest["metadata"]["name"]
-    return (
-        f"A {manifest['kind']} named {name} exists and belongs to something else:"
-        " delete it, or give this resource another name."
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from hack.cluster.apiserver import api_server
 from kvarn_operator.config import Config
-from tests.apiserver.world import World, operator
+from tests.apiserver.world import BASE, SYSTEM, World, operator, with_token
 
 NAMES = (f"test-{number}" for number in itertools.count(1))
 
@@ -36,6 +36,16 @@ async def world(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     await world.create()
     await world.install()
     return world
+
+
+@pytest.fixture
+async def as_operator(
+    world: World, kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Install the manifests, and let what starts from here on be their service account."""
+    await world.kubectl("apply", SYSTEM, "-k", str(BASE))
+    token = await world.kubectl("create", "token", "kvarn-operator", SYSTEM)
+    monkeypatch.setenv("KUBECONFIG", str(with_token(kubeconfig, token.strip(), tmp_path)))
 
 
 @pytest.fixture

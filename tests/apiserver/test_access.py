@@ -9,30 +9,9 @@ import yaml
 
 from kvarn_operator.config import Config
 from tests.apiserver.vllm import Load, servers
-from tests.apiserver.world import World, operator, until
+from tests.apiserver.world import BASE, SYSTEM, World, operator, until, with_token
 
-SYSTEM = "--namespace=kvarn-system"
 SHRINKING = "--field-selector=reason=ScaledDown"
-BASE = Path(__file__).parents[2] / "manifests" / "base"
-
-
-@pytest.fixture
-async def as_operator(
-    world: World, kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Install the manifests, and let what starts from here on be their service account."""
-    await world.kubectl("apply", SYSTEM, "-k", str(BASE))
-    token = await world.kubectl("create", "token", "kvarn-operator", SYSTEM)
-    monkeypatch.setenv("KUBECONFIG", str(with_token(kubeconfig, token.strip(), tmp_path)))
-
-
-def with_token(kubeconfig: Path, token: str, folder: Path) -> Path:
-    """A copy of `kubeconfig` that knows nothing but `token`."""
-    document = yaml.safe_load(kubeconfig.read_text())
-    document["users"][0]["user"] = {"token": token}
-    path = folder / "kubeconfig"
-    path.write_text(yaml.safe_dump(document))
-    return path
 
 
 async def test_the_service_account_may_do_all_that_the_operator_does(

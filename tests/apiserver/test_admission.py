@@ -35,7 +35,14 @@ BAD = [
     ({"replicas": 2, "autoscaling": {"maxReplicas": 3}}, "replicas has one owner"),
     ({"autoscaling": {"minReplicas": 4, "maxReplicas": 3}}, "must not be greater than maxReplicas"),
     ({"autoscaling": {"mode": "builtin"}}, "maxReplicas is missing"),
-    ({"autoscaling": {"mode": "magic", "maxReplicas": 3}}, 'supported values: "builtin", "none"'),
+    ({"autoscaling": {"mode": "hpa"}}, "maxReplicas is missing"),
+    ({"autoscaling": {"mode": "keda", "maxReplicas": 3}}, "prometheusAddress is missing"),
+    (
+        {"autoscaling": {"mode": "magic", "maxReplicas": 3}},
+        'supported values: "builtin", "hpa", "keda", "none"',
+    ),
+    ({"autoscaling": {"minReplicas": 0, "maxReplicas": 3}}, "greater than or equal to 1"),
+    ({"replicas": 2, "autoscaling": {"mode": "hpa", "maxReplicas": 3}}, "replicas has one owner"),
     (
         {"autoscaling": {"maxReplicas": 3, "targetPressurePercent": 0}},
         "should be greater than or equal to 10",
@@ -48,6 +55,26 @@ BAD = [
             }
         },
         "should be greater than or equal to 0",
+    ),
+    (
+        {
+            "autoscaling": {
+                "maxReplicas": 3,
+                "behavior": {"scaleUp": {"stabilizationWindowSeconds": -1}},
+            }
+        },
+        "should be greater than or equal to 0",
+    ),
+    (
+        {
+            "autoscaling": {
+                "maxReplicas": 3,
+                "behavior": {
+                    "scaleUp": {"policies": [{"type": "Pods", "value": 0, "periodSeconds": 15}]}
+                },
+            }
+        },
+        "should be greater than or equal to 1",
     ),
     ({"drainSeconds": -5}, "should be greater than or equal to 0"),
     ({"engine": {"args": ["--max-model-len=9"]}}, "these flags are planned"),

@@ -1,7 +1,6 @@
 """The operator as a process: its probe, and the order in which things are installed."""
 
 import asyncio
-import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -13,14 +12,7 @@ import pytest
 from hack.cluster.apiserver import api_server
 from kvarn_operator import handlers
 from kvarn_operator.config import Config
-from tests.apiserver.world import World, operator, until
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+from tests.apiserver.world import World, free_port, operator, until
 
 
 def health(port: int) -> int:

@@ -165,13 +165,7 @@ async def test_replicas_have_one_writer(scaled: World, resource: Resource) -> No
     await serve(scaled, resource, replicas=2)
     await until_size(scaled, 2)
 
-    managers = [
-        (entry["manager"], entry.get("subresource"))
-        for entry in (await scaled.get("deployment"))["metadata"]["managedFields"]
-        if "f:replicas" in entry["fieldsV1"].get("f:spec", {})
-    ]
-
-    assert managers == [("kvarn-operator", "scale")]
+    assert await scaled.owners_of_size() == [("kvarn-operator", "scale")]
 
 
 async def test_what_vllm_measured_stands_beside_the_plan(

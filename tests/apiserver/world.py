@@ -16,19 +16,37 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import kopf
+import yaml
 
 from hack import cache
 from hack.cluster import build
+from hack.cluster.apiserver import free_ports
 from kvarn_operator.config import Config
 from kvarn_operator.handlers import register
 
 T = TypeVar("T")
-CRDS = Path(__file__).parents[2] / "crds"
+ROOT = Path(__file__).parents[2]
+CRDS, BASE = ROOT / "crds", ROOT / "manifests" / "base"
+SYSTEM = "--namespace=kvarn-system"
 PATIENCE_SECONDS = 60.0
 
 
 class KubectlError(Exception):
     """What kubectl printed as it failed."""
+
+
+def with_token(kubeconfig: Path, token: str, folder: Path) -> Path:
+    """A copy of `kubeconfig` that knows nothing but `token`."""
+    document = yaml.safe_load(kubeconfig.read_text())
+    document["users"][0]["user"] = {"token": token}
+    path = folder / "kubeconfig"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on now."""
+    return free_ports(1)[0]
 
 
 async def until(check: Callable[[], Awaitable[T]], *, say: str = "") -> T:
@@ -130,13 +148,18 @@ class World:
         """The Deployment once it is there."""
         return await until(lambda: self.get("deployment"))
 
-    async def start_pod(self, name: str, ip: str, *, ready: bool = True, **status: Any) -> None:
+    async def start_pod(
+        self, name: str, ip: str, *, ready: bool = True, node: str = "", **status: Any
+    ) -> None:
         """A pod of the Deployment, as its controller and the kubelet would make it."""
         template = (await self.get("deployment"))["spec"]["template"]
         metadata = {"name": name} | template["metadata"]
-        await self.apply(
-            {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
-        )
+        spec = template["spec"] | ({"nodeName": node} if node else {})
+        await self.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+        await self.set_ready(name, ip, ready=ready, **status)
+
+    async def set_ready(self, name: str, ip: str, *, ready: bool = True, **status: Any) -> None:
+        """Say of a pod that it is ready, or not yet."""
         conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
         change = {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": conditions}
         await self.patch("pod", {"status": change | status}, name=name, subresource="status")
@@ -154,6 +177,14 @@ class World:
             "conditions": [progress],
         }
         await self.patch("deployment", {"status": status}, subresource="status")
+
+    async def owners_of_size(self) -> list[tuple[str, str]]:
+        """Manager and subresource of each entry that owns the Deployment's ``replicas``."""
+        return [
+            (entry["manager"], entry.get("subresource", ""))
+            for entry in (await self.get("deployment"))["metadata"]["managedFields"]
+            if "f:replicas" in entry["fieldsV1"].get("f:spec", {})
+        ]
 
     async def versions(self) -> dict[str, str]:
         """The resourceVersion of everything that the operator may write."""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvarn_operator.api.spec import Autoscaling
-from kvarn_operator.autoscale import Change, Decision, History, decide, deletion_costs
+from kvarn_operator.autoscale import Change, Decision, History, decide
 from kvarn_operator.pressure import Fleet, Parts, Server
 from tests.operator_logic.builders import NOW, later
 
@@ -156,14 +156,6 @@ def test_steps_of_the_period_are_counted_together() -> None:
     up = rules(behavior={"scaleUp": {"policies": policies}})
 
     assert follow(servers(9.0), current=1, rules=up, seconds=31)[::10] == [3, 3, 3, 5]
-
-
-def test_the_server_with_the_least_to_lose_is_the_cheapest_to_delete() -> None:
-    busy, idle = server(name="busy", running=3), server(name="idle", usage=0.2)
-
-    costs = deletion_costs(Fleet(servers=(busy, idle)))
-
-    assert costs["idle"] < costs["busy"]
 
 
 @given(

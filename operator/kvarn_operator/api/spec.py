@@ -302,7 +302,11 @@ class Autoscaling(ApiModel):
         json_schema_extra=rules(
             rule(
                 "self.mode == 'none' || has(self.maxReplicas)",
-                "maxReplicas is missing: say how far mode builtin may grow",
+                "maxReplicas is missing: say how far the size may grow",
+            ),
+            rule(
+                "self.mode != 'keda' || has(self.prometheusAddress)",
+                "prometheusAddress is missing: say where KEDA may ask for the demand",
             ),
             rule(
                 "!has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
@@ -311,8 +315,10 @@ class Autoscaling(ApiModel):
         )
     )
 
-    mode: Literal["builtin", "none"] = "builtin"
-    """builtin: the operator scales by cache pressure; none: spec.replicas is taken as it is."""
+    mode: Literal["builtin", "hpa", "keda", "none"] = "builtin"
+    """Who decides: the operator (builtin); a HorizontalPodAutoscaler (hpa) or ScaledObject (keda)
+    that it makes, and tells the demand; or nobody but spec.replicas (none).
+    """
     min_replicas: int = Field(default=1, ge=1, le=1000)
     """Never fewer than these."""
     max_replicas: int | None = Field(default=None, ge=1, le=1000)
@@ -323,6 +329,10 @@ class Autoscaling(ApiModel):
     """Mean time that requests may wait to be admitted; nothing is asked of it if absent."""
     behavior: Behavior = Behavior()
     """Windows and step limits."""
+    prometheus_address: str | None = Field(
+        default=None, max_length=512, pattern=r"^https?://[A-Za-z0-9._:/-]+$"
+    )
+    """In mode keda, where KEDA finds the Prometheus that collects the operator's metrics."""
 
 
 class EnvVar(ApiModel):

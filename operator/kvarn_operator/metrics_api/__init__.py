@@ -1,0 +1,7 @@
+"""``external.metrics.k8s.io`` and ``custom.metrics.k8s.io``, served by the operator itself.
+
+So a HorizontalPodAutoscaler scales by a resource's demand on a cluster without Prometheus and
+without an adapter. The API server forwards requests to this server, which is registered by the
+APIServices in ``manifests/metrics-api``; nothing here runs before they are installed and a resource
+asks for them.
+"""

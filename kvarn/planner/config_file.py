@@ -41,12 +41,12 @@ class ConfigView:
         return self._config.get(key) is not None
 
     def count(self, *keys: str) -> int:
-        """The first of `keys` that the config has, where 0 and absence say «none».
+        """The first of `keys` that the config has, where 0, -1 and absence say «none».
 
         Raises:
             ShapeError: the value is no integer, or negative.
         """
-        present = (key for key in keys if key in self and self._config[key] != 0)
+        present = (key for key in keys if key in self and self._config[key] not in (0, -1))
         key = next(present, None)
         return 0 if key is None else self.integer(key)
 
@@ -108,3 +108,18 @@ class ConfigView:
         """The list under `key`; empty when there is none."""
         value = self._config.get(key)
         return tuple(value) if isinstance(value, list) else ()
+
+    def entry(self, key: str, index: int) -> Any:
+        """One entry of the list under `key`; None where there is no such list.
+
+        Raises:
+            ShapeError: the list is too short.
+        """
+        entries = self.sequence(key)
+        if entries and index >= len(entries):
+            raise ShapeError(
+                "InvalidConfig",
+                f"{key} in the model's config has {len(entries)} entries, fewer than layers; give"
+                " the whole config.json.",
+            )
+        return entries[index] if entries else None

@@ -127,10 +127,10 @@ def _is_sparse(view: ConfigView, layer: int) -> bool:
     """Whether layer `layer`, counted from 0, has experts."""
     if own := _own_layers(view):
         return own[layer] in ("E", "moe")
-    if listed := view.sequence("mlp_layer_types"):
-        return bool(listed[layer] == "sparse")
-    if listed := view.sequence("moe_layer_freq"):
-        return bool(listed[layer])
+    if named := view.entry("mlp_layer_types", layer):
+        return bool(named == "sparse")
+    if (flag := view.entry("moe_layer_freq", layer)) is not None:
+        return bool(flag)
     first = view.count("first_k_dense_replace")
     if layer < first or layer in view.sequence("mlp_only_layers"):
         return False

@@ -186,7 +186,7 @@ def _weights(model: Description, name: str, measured: int | None) -> Weights:
     """The weights, computed, and scaled to what was measured if anything was."""
     config = {**model.config, **model.text}
     try:
-        stored = weight_format(config, name=name)
+        stored = weight_format(config, layers=len(model.mixers), name=name)
     except ShapeError:
         if measured is None:
             raise

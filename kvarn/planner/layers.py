@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from kvarn.planner.config_file import ConfigView
+from kvarn.planner.errors import ShapeError
 from kvarn.planner.families import Family
 
 FULL = "full"
@@ -36,6 +37,7 @@ _NAMES = {
 }
 _LETTERS = {"M": MAMBA, "*": FULL, "-": NONE, "E": NONE}
 """Of `hybrid_override_pattern` (Nemotron-H)."""
+MOST_LAYERS = 4096
 NOPE_EVERY = 4
 """One layer of Llama 4 in so many has no RoPE and attends to everything."""
 
@@ -49,7 +51,7 @@ def mixers(view: ConfigView, family: Family, *, latent: bool) -> tuple[str, ...]
     for read in (_by_pattern, _by_name, _by_number, _by_block):
         if named := read(view):
             return tuple(LATENT if latent and name == FULL else name for name in named)
-    count = view.integer("num_hidden_layers", "num_layers", "n_layer")
+    count = _count(view)
     if latent:
         return (LATENT,) * count
     if view.count("linear_num_value_heads"):
@@ -58,6 +60,16 @@ def mixers(view: ConfigView, family: Family, *, latent: bool) -> tuple[str, ...]
     if view.count("attention_chunk_size"):
         return tuple(_nope(view, count))
     return _windows(view, family, count)
+
+
+def _count(view: ConfigView) -> int:
+    count = view.integer("num_hidden_layers", "num_layers", "n_layer")
+    if count > MOST_LAYERS:
+        raise ShapeError(
+            "InvalidConfig",
+            f"num_hidden_layers in the model's config is {count}; no model has so many layers.",
+        )
+    return count
 
 
 def _by_pattern(view: ConfigView) -> tuple[str, ...]:
@@ -77,7 +89,7 @@ def _by_number(view: ConfigView) -> tuple[str, ...]:
     """Kimi's list of recurrent layers, counted from 1; MiMo's list of windows."""
     linear = ConfigView(view.mapping("linear_attn_config"))
     if recurrent := linear.sequence("kda_layers"):
-        count = view.integer("num_hidden_layers")
+        count = _count(view)
         return tuple(KIMI if layer + 1 in recurrent else FULL for layer in range(count))
     windows = view.sequence("hybrid_layer_pattern")
     return tuple(WINDOW if number == 1 else FULL for number in windows)
@@ -96,9 +108,9 @@ def blocks(view: ConfigView) -> tuple[dict[str, Any], ...]:
 
 
 def _nope(view: ConfigView, count: int) -> Iterator[str]:
-    listed = view.sequence("no_rope_layers")
     for layer in range(count):
-        roped = listed[layer] if listed else (layer + 1) % NOPE_EVERY
+        stated = view.entry("no_rope_layers", layer)
+        roped = (layer + 1) % NOPE_EVERY if stated is None else stated
         yield CHUNK if roped else FULL
 
 

@@ -59,11 +59,12 @@ class WeightFormat:
         return self.parts.get(part, self.bits)
 
 
-def weight_format(config: Mapping[str, Any], *, name: str = "") -> WeightFormat:
+def weight_format(config: Mapping[str, Any], *, layers: int, name: str = "") -> WeightFormat:
     """How the layers' matrices are stored.
 
     Args:
         config: the model's.
+        layers: how many it has.
         name: the model's, whose ending tells of a quantisation that NVIDIA's tools keep in a file
             of its own.
 
@@ -80,7 +81,9 @@ def weight_format(config: Mapping[str, Any], *, name: str = "") -> WeightFormat:
     view = ConfigView(quantization)
     named = _method(view)
     bits = _bits(view, named)
-    return WeightFormat(named, bits, _parts(view, bits, ConfigView(config)))
+    return WeightFormat(
+        named, bits, _parts(view, bits, layers, beside=ConfigView(config).flag("enable_moe_block"))
+    )
 
 
 def method(config: Mapping[str, Any]) -> str:
@@ -156,15 +159,13 @@ def _scheme(view: ConfigView) -> float:
     return float(bits)
 
 
-def _parts(view: ConfigView, bits: float, config: ConfigView) -> dict[str, float]:
+def _parts(view: ConfigView, bits: float, layers: int, *, beside: bool) -> dict[str, float]:
     """Parts that are stored otherwise: kept in 16 bits, or named with an algorithm of their own."""
     kept = [_spelled(str(name)) for name in _kept(view)]
     named = {
         _spelled(name): ConfigView(scheme).word("quant_algo")
         for name, scheme in view.mapping("quantized_layers").items()
     }
-    layers = config.count("num_hidden_layers") or 1
-    beside = config.flag("enable_moe_block")
     found = {HEAD: _algorithm(named["lm_head"]) if "lm_head" in named else PLAIN_BITS}
     for part, usual in _MODULES.items():
         modules = ("experts.0.gate_proj",) if part == EXPERTS and beside else usual

@@ -1,0 +1,71 @@
+"""Whatever a config holds, it gives a shape or a sentence, never a traceback."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvarn.planner import ShapeError, read_shape
+from tests.planner.builders import CONFIGS
+
+REAL = {path.stem: json.loads(path.read_text()) for path in sorted(CONFIGS.glob("*__*.json"))}
+JUNK: list[Any] = [None, 0, -1, 1, 3, 2.5, True, "", "many", [], [1], ["x"], {}, {"a": 1}, 1 << 70]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Paths to everything in a config; of a list, to its first element."""
+    if path:
+        yield path
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from places(inner, (*path, key))
+    elif isinstance(value, list) and value:
+        yield from places(value[0], (*path, 0))
+
+
+PLACES = [
+    (model, path)
+    for model, config in REAL.items()
+    for path in places(config)
+    if "quantized_layers" not in path
+]
+
+
+def with_junk(model: str, path: tuple[Any, ...], junk: Any) -> dict[str, Any]:
+    """A real config with one value replaced."""
+    config: dict[str, Any] = json.loads(json.dumps(REAL[model]))
+    place: Any = config
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = junk
+    return config
+
+
+def outcome(config: dict[str, Any]) -> str:
+    """The sentence that is said, or how large the weights are."""
+    try:
+        return f"{read_shape(config).weight_bytes} bytes."
+    except ShapeError as error:
+        return error.message
+
+
+@settings(max_examples=200)
+@given(st.sampled_from(PLACES), st.sampled_from(JUNK))
+def test_one_broken_value_gives_a_shape_or_a_sentence(
+    place: tuple[str, tuple[Any, ...]], junk: Any
+) -> None:
+    assert outcome(with_junk(*place, junk)).endswith(".")
+
+
+def test_a_list_shorter_than_the_layers_is_named() -> None:
+    config = REAL["MiniMaxAI__MiniMax-M3"] | {"moe_layer_freq": [0, 1]}
+
+    assert "moe_layer_freq in the model's config has 2 entries" in outcome(config)
+
+
+def test_a_model_of_too_many_layers_is_refused_at_once() -> None:
+    config = REAL["Qwen__Qwen3-8B"] | {"num_hidden_layers": 1 << 60}
+
+    assert "no model has so many layers" in outcome(config)

@@ -1,6 +1,6 @@
 """Autoscalers on a trace: `python -m bench.autoscaler --trace FILE --format FORMAT [--json]`.
 
-Every policy runs in the same simulation of vLLM servers. Half a minute on two cores.
+Every policy runs in the same simulation of vLLM servers. Half a minute at most on two cores.
 """
 
 import json
@@ -42,7 +42,7 @@ def _names(_context: click.Context, _option: click.Parameter, value: str) -> tup
 @click.option("--cache-format", default=roofline.KVARN, show_default=True)
 @click.option("--ttft-seconds", default=5.0, show_default=True, help="Never late before this.")
 @click.option("--startup-seconds", default=120.0, show_default=True, help="Until a server serves.")
-@click.option("--hours", default=8.0, show_default=True, help="The longest span to take.")
+@click.option("--hours", default=6.0, show_default=True, help="The longest span to take.")
 @click.option("--rate", type=float, help="Mean requests per second to scale or thin to.")
 @click.option("--routing", type=click.Choice(["work", "random"]), default="work", show_default=True)
 @click.option("--seed", default=0, show_default=True, help="Of what is drawn.")

@@ -8,7 +8,7 @@ from bench.autoscaler.compare import Result, Scene
 from bench.autoscaler.oracle import SLOT_SECONDS
 
 WIDTH, LEFT, RIGHT = 860, 52, 190
-SIZES_HEIGHT, LATE_HEIGHT, GAP, TOP = 250, 120, 34, 34
+SIZES_HEIGHT, LATE_HEIGHT, GAP, TOP = 250, 120, 46, 36
 COLORS = ("#0b6e4f", "#b3261e", "#c77700", "#1f5fa8", "#6b7280")
 WORK_COLOR = "#d9dee5"
 BINS = 120

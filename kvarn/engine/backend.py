@@ -7,10 +7,13 @@ from typing import Any, ClassVar
 
 import torch
 from typing_extensions import override
-from vllm.config import get_current_vllm_config
+from vllm import envs
+from vllm.config import VllmConfig, get_current_vllm_config
 from vllm.forward_context import get_forward_context
+from vllm.platforms import current_platform
 from vllm.v1.attention.backend import (
     AttentionBackend,
+    AttentionCGSupport,
     AttentionImpl,
     AttentionMetadata,
     AttentionMetadataBuilder,
@@ -20,12 +23,12 @@ from vllm.v1.attention.backend import (
 from vllm.v1.kv_cache_interface import AttentionSpec, KVCacheLayout, KVCacheSpec
 
 from kvarn.engine.errors import UnsupportedError
+from kvarn.engine.faults import faults_on
 from kvarn.engine.specs import packed_page
 from kvarn.engine.tail import TailLayer
 from kvarn.format.layout import FORMATS, HEAD_DIMS, TILE_TOKENS, TileFormat, TileLayout
 from kvarn.kernels.batch import Batch, LayerCache
-from kvarn.kernels.plain import attend_and_store, prepare
-from kvarn.kernels.plain.step import Step
+from kvarn.kernels.select import Kernels, kernels_for
 
 
 @dataclass
@@ -33,11 +36,11 @@ class KVarnMetadata(AttentionMetadata):
     """A batch, as all layers see it.
 
     Attributes:
-        step: index tensors on the device.
+        step: what the kernels made of it.
         tokens: new tokens of the batch; vLLM's tensors may be longer.
     """
 
-    step: Step
+    step: Any
     tokens: int
 
 
@@ -46,6 +49,18 @@ class KVarnMetadataBuilder(AttentionMetadataBuilder[KVarnMetadata]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._kernels = _kernels()
+        self._faults = faults_on(self.device)
+
+    @classmethod
+    @override
+    def get_cudagraph_support(
+        cls, vllm_config: VllmConfig, kv_cache_spec: KVCacheSpec
+    ) -> AttentionCGSupport:
+        """Steps of single tokens are captured whole, where the kernels can be."""
+        if _kernels().captures:
+            return AttentionCGSupport.UNIFORM_SINGLE_TOKEN_DECODE
+        return AttentionCGSupport.NEVER
 
     @override
     def build(
@@ -55,6 +70,7 @@ class KVarnMetadataBuilder(AttentionMetadataBuilder[KVarnMetadata]):
         fast_build: bool = False,
     ) -> KVarnMetadata:
         """Metadata of one batch."""
+        self._faults.look()
         common = common_attn_metadata
         batch = Batch(
             starts=common.query_start_loc[: common.num_reqs + 1],
@@ -64,7 +80,13 @@ class KVarnMetadataBuilder(AttentionMetadataBuilder[KVarnMetadata]):
             most_new=common.max_query_len,
             longest=common.max_seq_len,
         )
-        return KVarnMetadata(step=prepare(batch), tokens=batch.tokens)
+        return KVarnMetadata(step=self._kernels.prepare(batch), tokens=batch.tokens)
+
+
+def _kernels() -> Kernels:
+    """The kernels of this process's platform."""
+    invariant = bool(envs.VLLM_BATCH_INVARIANT)
+    return kernels_for(current_platform.device_type, batch_invariant=invariant)
 
 
 class KVarnImpl(AttentionImpl[KVarnMetadata]):
@@ -105,6 +127,7 @@ class KVarnImpl(AttentionImpl[KVarnMetadata]):
         self.scale = scale
         self.kv_cache_dtype = kv_cache_dtype
         self.layout = TileLayout(FORMATS[kv_cache_dtype], head_size)
+        self._kernels = _kernels()
         self._layers = get_current_vllm_config().compilation_config.static_forward_context
 
     def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
@@ -139,15 +162,24 @@ class KVarnImpl(AttentionImpl[KVarnMetadata]):
     ) -> torch.Tensor:
         """Attention of a batch, written into ``output`` ``[tokens, Hq, D]``.
 
-        vLLM profiles its memory with calls that have no metadata: those get zeros.
+        vLLM profiles its memory with calls that have no metadata: those get zeros, and take the
+        memory that the kernels need beside the cache.
         """
         if attn_metadata is None:
+            self._kernels.reserve(self.layout, query)
             return output.fill_(0)
         tail_metadata = get_forward_context().attn_metadata[self.tail.name]
         tokens = slice(attn_metadata.tokens)
-        attend_and_store(
+        cache = LayerCache(
+            layout=self.layout,
+            packed=kv_cache,
+            tail=self.tail.kv_cache,
+            tail_page=tail_metadata.page,
+            faults=faults_on(query.device).count,
+        )
+        self._kernels.attend_and_store(
             attn_metadata.step,
-            LayerCache(self.layout, kv_cache, self.tail.kv_cache, tail_metadata.page),
+            cache,
             query=query[tokens],
             keys=key[tokens],
             values=value[tokens],
@@ -195,6 +227,11 @@ class KVarnBackend(AttentionBackend):
     def supports_kv_cache_dtype(cls, kv_cache_dtype: str | None) -> bool:
         """Only the class's own format."""
         return kv_cache_dtype == cls.tile_format.name
+
+    @classmethod
+    def supports_batch_invariance(cls) -> bool:
+        """Every query is computed in the same order whatever is beside it, if that is asked for."""
+        return True
 
     @classmethod
     def supports_kv_connector(cls) -> bool:

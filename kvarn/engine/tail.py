@@ -10,6 +10,7 @@ from vllm.config import VllmConfig
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.v1.attention.backend import (
     AttentionBackend,
+    AttentionCGSupport,
     AttentionMetadata,
     AttentionMetadataBuilder,
     CommonAttentionMetadata,
@@ -44,8 +45,19 @@ class TailMetadataBuilder(AttentionMetadataBuilder[TailMetadata]):
         common_attn_metadata: CommonAttentionMetadata,
         fast_build: bool = False,
     ) -> TailMetadata:
-        """Metadata of one batch for all tails of a group."""
-        return TailMetadata(page=common_attn_metadata.block_table_tensor[:, 0].long())
+        """Metadata of one batch for all tails of a group.
+
+        The page numbers are a view of vLLM's own table, which captured graphs go on reading.
+        """
+        return TailMetadata(page=common_attn_metadata.block_table_tensor[:, 0])
+
+    @classmethod
+    @override
+    def get_cudagraph_support(
+        cls, vllm_config: VllmConfig, kv_cache_spec: KVCacheSpec
+    ) -> AttentionCGSupport:
+        """Nothing here depends on the batch."""
+        return AttentionCGSupport.ALWAYS
 
 
 class TailBackend(AttentionBackend):

@@ -42,9 +42,12 @@ class LayerCache:
             contiguous.
         tail: ``[blocks, H, 128, 2·D]`` of the model's type, likewise: keys, then values.
         tail_page: ``[sequences]`` tail page of each sequence of the batch.
+        faults: int64 ``[1]``; how many numbers that are not finite came into tiles is added, if
+            anyone wants to know.
     """
 
     layout: TileLayout
     packed: torch.Tensor
     tail: torch.Tensor
     tail_page: torch.Tensor
+    faults: torch.Tensor | None = None

@@ -35,13 +35,15 @@ def attend_and_store(
     """
     own_keys, own_values = _own_tiles(step, cache, keys, values)
     if len(step.closed):
+        closed_keys, closed_values = own_keys[step.closed], own_values[step.closed]
         store_tiles(
-            cache.layout,
-            cache.packed,
-            step.closed_page,
-            keys=own_keys[step.closed],
-            values=own_values[step.closed],
+            *(cache.layout, cache.packed, step.closed_page),
+            keys=closed_keys,
+            values=closed_values,
         )
+        if cache.faults is not None:
+            for rows in (closed_keys, closed_values):
+                cache.faults.add_((~rows.isfinite()).sum())
     for queries in step.queries:
         own = own_keys[queries.segment].float(), own_values[queries.segment].float()
         result = _attend(queries, cache, query[queries.token].float() * scale, own)

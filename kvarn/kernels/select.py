@@ -1,0 +1,58 @@
+"""Which implementation of the operations serves a device."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from kvarn.format.layout import TileLayout
+from kvarn.kernels import plain
+from kvarn.kernels.batch import Batch
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """An implementation.
+
+    Attributes:
+        name: for logs.
+        prepare: makes of a batch what all its layers share.
+        attend_and_store: a layer's work; takes what `prepare` made, and the layer.
+        reserve: takes the memory that the work needs beside its arguments, for so many queries
+            ``[tokens, Hq, D]``, so that whoever measures memory sees it.
+        captures: whether a step of single tokens may be captured in a CUDA graph.
+    """
+
+    name: str
+    prepare: Callable[[Batch], Any]
+    attend_and_store: Callable[..., None]
+    reserve: Callable[[TileLayout, torch.Tensor], None]
+    captures: bool
+
+
+def kernels_for(device_type: str, *, batch_invariant: bool = False) -> Kernels:
+    """The implementation for a type of device.
+
+    Args:
+        device_type: as torch names it; anything but a CPU is taken for a GPU.
+        batch_invariant: make a query's result independent of the batch it is in, bit for bit.
+            Without a GPU it always is.
+    """
+    if device_type == "cpu":
+        return Kernels("PyTorch", plain.prepare, plain.attend_and_store, _nothing, captures=False)
+    triton = import_module("kvarn.kernels.triton")  # the library is there on GPU machines alone
+
+    def reserve(layout: TileLayout, query: torch.Tensor) -> None:
+        tokens, heads, _ = query.shape
+        sizes = {"tokens": tokens, "query_heads": heads, "model": query.dtype}
+        triton.scratch(query.device).reserve(triton.scratch_bytes(layout, **sizes))
+
+    attend = partial(triton.attend_and_store, batch_invariant=batch_invariant)
+    return Kernels("Triton", triton.prepare, attend, reserve, captures=True)
+
+
+def _nothing(_layout: TileLayout, _query: torch.Tensor) -> None:
+    """Plain PyTorch takes its memory as it goes."""

@@ -5,7 +5,6 @@
 Loads no weights. Ends with status 1 when vLLM would refuse to start.
 """
 
-import logging
 import sys
 from collections.abc import Iterator
 
@@ -19,6 +18,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 import kvarn
 from kvarn.engine.errors import UnsupportedError
+from kvarn.engine.skipping import skipped_layers, spans
 from kvarn.engine.versions import SUPPORTED, why_unsupported
 from kvarn.format.layout import FORMATS, TileLayout, tail_bytes
 
@@ -34,9 +34,8 @@ def main(options: list[str]) -> int:
     Returns:
         1 when vLLM would refuse to start, else 0.
     """
-    logging.getLogger("vllm").setLevel(logging.ERROR)
     parser = EngineArgs.add_cli_args(FlexibleArgumentParser(description=__doc__))
-    parser.set_defaults(model=None, kv_cache_dtype=DEFAULT_FORMAT)
+    parser.set_defaults(model=None, kv_cache_dtype=DEFAULT_FORMAT, log_level="ERROR")
     arguments = parser.parse_args(options)
     _show(_versions())
     if reason := why_unsupported(vllm.__version__):
@@ -71,8 +70,8 @@ def _model(config: VllmConfig) -> Iterator[tuple[str, str]]:
         yield "format", f"{tile_format.name}, {layout.bits_per_element:.2f} bits a number"
         yield "token", f"{heads * layout.bytes_per_token:,} bytes in each layer"
         yield "open tile", f"{open_bytes:,} bytes of each sequence in each layer"
-    if skipped := config.cache_config.kv_cache_dtype_skip_layers:
-        yield "left out", f"layers {', '.join(skipped)}: kept in the model's precision"
+    if skipped := skipped_layers(config):
+        yield "left out", f"layers {spans(skipped)}: kept in the model's precision"
     yield "kernels", "plain PyTorch, outside of CUDA graphs"
 
 

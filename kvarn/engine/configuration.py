@@ -4,15 +4,16 @@ from collections.abc import Iterator
 
 import torch
 from vllm.config import ModelConfig, VllmConfig
-from vllm.logger import init_logger
+from vllm.distributed.utils import get_pp_indices
 from vllm.platforms.interface import DeviceCapability
 from vllm.v1.attention.backend import AttentionBackend
+from vllm.v1.attention.backends.registry import AttentionBackendEnum
 from vllm.v1.attention.selector import AttentionSelectorConfig
 
 from kvarn.engine.errors import UnsupportedError
-from kvarn.format.layout import FORMATS, HEAD_DIMS, TILE_TOKENS
-
-logger = init_logger("vllm.kvarn")  # only loggers below vLLM's have a handler
+from kvarn.engine.skipping import attention_kinds, skip_windows, skipped_layers
+from kvarn.engine.specs import tail_groups
+from kvarn.format.layout import FORMATS, HEAD_DIMS, TILE_TOKENS, TileLayout, tail_bytes
 
 MODEL_TYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -25,10 +26,20 @@ def check_configuration(config: VllmConfig) -> None:
     """
     cache_format = config.cache_config.cache_dtype
     if cache_format not in FORMATS:
+        _check_backend(config)
         return
-    for reason in (*_unsupported_options(config), *_unsupported_model(config.model_config)):
-        raise UnsupportedError(f"{cache_format} {reason}.")
-    _skip_sliding_windows(config)
+    for check in (_unsupported_options, _unsupported_model, _unsupported_stages):
+        for reason in check(config):
+            raise UnsupportedError(f"{cache_format} {reason}.")
+    skip_windows(config)
+
+
+def _check_backend(config: VllmConfig) -> None:
+    if config.attention_config.backend is AttentionBackendEnum["KVARN"]:
+        raise UnsupportedError(
+            f"The backend KVARN does not compute with --kv-cache-dtype "
+            f"{config.cache_config.cache_dtype}; leave out --attention-backend KVARN."
+        )
 
 
 def check_layer(
@@ -55,7 +66,7 @@ def _unsupported_options(config: VllmConfig) -> Iterator[str]:
         yield f"needs blocks of {TILE_TOKENS} tokens; leave out --block-size {cache.block_size}"
     if config.speculative_config is not None:
         yield "does not go with speculative decoding; leave out --speculative-config"
-    if config.kv_transfer_config is not None:
+    if config.kv_transfer_config is not None or cache.kv_offloading_size is not None:
         yield (
             "does not go with KV connectors and offloading; "
             "leave out --kv-transfer-config and --kv-offloading-size"
@@ -68,7 +79,8 @@ def _unsupported_options(config: VllmConfig) -> Iterator[str]:
         yield "does not split contexts; leave out --prefill-context-parallel-size"
 
 
-def _unsupported_model(model: ModelConfig | None) -> Iterator[str]:
+def _unsupported_model(config: VllmConfig) -> Iterator[str]:
+    model: ModelConfig | None = config.model_config
     if model is None:
         return
     otherwise = "use --kv-cache-dtype auto for this model"
@@ -85,19 +97,29 @@ def _unsupported_model(model: ModelConfig | None) -> Iterator[str]:
         yield f"has tiles for head dimensions {known}, not {model.get_head_size()}; {otherwise}"
     if model.dtype not in MODEL_TYPES:
         yield f"serves models in 16 or 32 bits, not {model.dtype}; use --dtype bfloat16"
-    if model.get_sliding_window() and _windows(model) in (set(), {"sliding_attention"}):
+    if getattr(model.hf_text_config, "attn_logit_softcapping", None):
+        yield f"does not serve models with soft-capped scores; {otherwise}"
+    if model.get_sliding_window() and set(attention_kinds(model)) <= {"sliding_attention"}:
         yield f"does not serve models whose every layer has a sliding window; {otherwise}"
 
 
-def _windows(model: ModelConfig) -> set[str]:
-    """Kinds of attention that the model's layers name, if they do."""
-    return set(getattr(model.hf_text_config, "layer_types", None) or ())
+def _unsupported_stages(config: VllmConfig) -> Iterator[str]:
+    """A stage of a pipeline that has no layer of some group of tail pages.
 
-
-def _skip_sliding_windows(config: VllmConfig) -> None:
-    skipped = config.cache_config.kv_cache_dtype_skip_layers
-    model = config.model_config
-    if model is None or "sliding_attention" not in _windows(model) or "sliding_window" in skipped:
+    vLLM then asks that stage for the pages of another one's layers.
+    """
+    model, stages = config.model_config, config.parallel_config.pipeline_parallel_size
+    if model is None or stages == 1:
         return
-    skipped.append("sliding_window")
-    logger.info("Layers with a sliding window keep their cache in the model's precision.")
+    heads, head_dim = model.get_num_kv_heads(config.parallel_config), model.get_head_size()
+    layout = TileLayout(FORMATS[config.cache_config.cache_dtype], head_dim)
+    raw = tail_bytes(kv_heads=heads, head_dim=head_dim, element_bytes=model.dtype.itemsize)
+    total = model.get_total_num_hidden_layers()
+    tiled = set(range(total)) - set(skipped_layers(config))
+    groups = tail_groups(len(tiled), packed_bytes=heads * layout.tile_bytes, raw_bytes=raw)
+    held = [len(tiled & set(range(*get_pp_indices(total, n, stages)))) for n in range(stages)]
+    if min(held) < groups:
+        yield (
+            f"needs {groups} layers on each device of a pipeline, and one has {min(held)}; "
+            f"lower --pipeline-parallel-size {stages}"
+        )

@@ -11,6 +11,7 @@ from typing import Any
 
 from vllm.config import VllmConfig, get_current_vllm_config
 from vllm.platforms.interface import Platform
+from vllm.v1.attention.backends.registry import AttentionBackendEnum
 from vllm.v1.attention.selector import AttentionSelectorConfig
 
 from kvarn.engine.backend import BACKENDS
@@ -57,6 +58,8 @@ def _choose_first(
     if backend is not None:
         check_layer(backend, attn_selector_config, platform.get_device_capability())
         return f"{backend.__module__}.{backend.__qualname__}"
+    beside_format = get_current_vllm_config().cache_config.cache_dtype in BACKENDS
+    if beside_format and selected_backend is AttentionBackendEnum["KVARN"]:
+        selected_backend = None  # it computes no layer that stays out of the format
     chosen = original(selected_backend, attn_selector_config, num_heads)
-    skipped = get_current_vllm_config().cache_config.cache_dtype in BACKENDS
-    return CPU_SKIPPED_LAYER_BACKEND if skipped and chosen == CPU_BACKEND else chosen
+    return CPU_SKIPPED_LAYER_BACKEND if beside_format and chosen == CPU_BACKEND else chosen

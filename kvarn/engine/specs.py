@@ -44,6 +44,18 @@ from vllm.v1.kv_cache_interface import AttentionSpec, CircularBufferSpec
 from kvarn.format.layout import TILE_TOKENS, TileLayout
 
 
+def tail_groups(layers: int, *, packed_bytes: int, raw_bytes: int) -> int:
+    """In how many groups vLLM splits the tail pages, by the formula above.
+
+    Args:
+        layers: n, under the format.
+        packed_bytes: P.
+        raw_bytes: T.
+    """
+    tails_per_block = max(layers * packed_bytes // raw_bytes, 1)
+    return -(-layers // tails_per_block)
+
+
 def packed_page(spec: AttentionSpec, layout: TileLayout) -> AttentionSpec:
     """A layer's page of tiles: ``[blocks, kv_heads, 128, bytes_per_token]`` of bytes.
 

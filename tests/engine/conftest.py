@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.engine.lanes import RELEASES, host_environment
+from tests.engine.lanes import RELEASES, ROOT, host_environment
 
-ROOT = Path(__file__).parents[2]
 ANSWER_SECONDS = 300
-ANSWER_TOKENS = 60
+ANSWER_TOKENS = 40
 
 
 class CallError(Exception):
@@ -25,6 +24,11 @@ class Host:
 
     def __init__(self, line: Connection, process: subprocess.Popen[bytes], log: Path) -> None:
         self._line, self._process, self._log = line, process, log
+
+    @property
+    def log(self) -> str:
+        """All that it has printed."""
+        return self._log.read_text(errors="replace")
 
     def call(self, name: str, **arguments: Any) -> Any:
         """Result of a function of ``host.py``.

@@ -9,6 +9,7 @@ import sys
 from multiprocessing.connection import Client
 
 from vllm.distributed import cleanup_dist_env_and_memory
+from vllm.model_executor.models import registry
 
 from tests.engine import engines, mixed_service, pages
 
@@ -24,6 +25,7 @@ CALLS = {
 
 def main(address: str) -> None:
     """Answer calls until the other side hangs up."""
+    registry._run_in_subprocess = lambda work: work()  # one that imports vLLM again
     with Client(address) as line:
         while True:
             try:

@@ -1,11 +1,14 @@
 """The releases of vLLM that the tests run on, and what a process needs to import one of them."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from hack import cache
 from hack.vllm_overlay import overlay
+
+ROOT = Path(__file__).parents[2]
 
 INSTALLED, NEWEST = "0.32", "0.33"
 RELEASES = (INSTALLED, NEWEST)

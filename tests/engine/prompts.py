@@ -11,4 +11,5 @@ def prompt(length: int, seed: int) -> list[int]:
     return random.Random(seed).choices(range(256), k=length)
 
 
-PROMPTS = [prompt(length, length) for length in (336, 400, 512, 640, 700, 898)]
+PROMPTS = [prompt(length, length) for length in (350, 400, 512, 640, 700, 898)]
+"""Their answers of 40 tokens close a tile, open one, or go on in one."""

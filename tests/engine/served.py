@@ -11,9 +11,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.engine.lanes import environment
+from tests.engine.lanes import ROOT, environment
 
-ROOT = Path(__file__).parents[2]
 START_SECONDS = 120
 
 

@@ -15,10 +15,23 @@ def test_a_model_that_will_be_served(host: Any, tiny_model: Callable[..., str]) 
     assert "KV heads   2 of 64 channels on each device" in lines
     assert "format     kvarn_k4v2_g128, 3.50 bits a number" in lines
     assert lines[-1] == "verdict    vLLM will start with this cache"
-    assert len(lines) <= 24
+    assert [line[:11].strip() for line in lines] == [
+        *("kvarn", "vLLM", "torch", "device", "model", "KV heads"),
+        *("format", "token", "open tile", "kernels", "verdict"),
+    ]
 
 
 def test_a_combination_that_will_be_refused(host: Any, tiny_model: Callable[..., str]) -> None:
     status, lines = host.call("check", options=["--model", tiny_model(), "--block-size", "64"])
     assert status == 1
     assert lines[-1].endswith("leave out --block-size 64.")
+
+
+def test_layers_that_stay_out_of_the_format_are_numbered(
+    host: Any, tiny_model: Callable[..., str]
+) -> None:
+    layers = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
+    model = tiny_model(model_type="gemma3_text", sliding_window=256, layer_types=layers)
+    status, lines = host.call("check", options=["--model", model])
+    assert status == 0
+    assert "left out   layers 0-1, 3: kept in the model's precision" in lines

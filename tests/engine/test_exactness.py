@@ -64,8 +64,9 @@ def test_preemption_changes_nothing(generate: Generate) -> None:
 def test_a_batch_of_16_bit_numbers_gives_the_tokens_of_each_sequence_alone(
     generate: Generate, precision: str
 ) -> None:
-    (together,) = generate([PROMPTS[:3]], dtype=precision, **K4V2)["tokens"]
-    alone = generate([[each] for each in PROMPTS[:3]], dtype=precision, **K4V2)["tokens"]
+    prompts = [prompt(length, length) for length in (70, 128, 300)]
+    (together,) = generate([prompts], tokens=20, dtype=precision, **K4V2)["tokens"]
+    alone = generate([[each] for each in prompts], tokens=20, dtype=precision, **K4V2)["tokens"]
     assert [[tokens] for tokens in together] == alone
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.engine.lanes import once
 from tests.engine.served import Launched, launched, metric, until
 
 pytestmark = pytest.mark.serving
@@ -77,6 +78,7 @@ def test_a_context_that_does_not_fit_is_reported_with_what_would(
     assert str(said["numbers"]["feasible_tokens"]) in said["message"]
 
 
+@once
 def test_a_refusal_is_reported_in_its_own_words(
     release: str, tmp_path: Path, tiny_model: Callable[..., str]
 ) -> None:

@@ -40,9 +40,9 @@ def test_heads_of_each_dimension_and_grouping(
 
 
 @once
-@pytest.mark.parametrize(("layers", "tail_is"), [(2, "wider"), (24, "narrower")])
+@pytest.mark.parametrize("layers", [pytest.param(2, id="wider"), pytest.param(16, id="narrower")])
 def test_a_tail_page_of_another_width_than_the_tiles(
-    generate: Generate, tiny_model: Model, layers: int, tail_is: str
+    generate: Generate, tiny_model: Model, layers: int
 ) -> None:
     """A batch in a tight pool gives the tokens of each sequence alone in a roomy one."""
     model = tiny_model(num_hidden_layers=layers)
@@ -53,22 +53,28 @@ def test_a_tail_page_of_another_width_than_the_tiles(
 
 
 def test_layers_with_a_sliding_window_stay_out_of_the_format(
-    generate: Generate, tiny_model: Model
+    generate: Generate, tiny_model: Model, host: Any
 ) -> None:
-    """Beside raw tiles, they make the stock cache's tokens."""
+    """Beside raw tiles, they make the stock cache's tokens, and a line of the log numbers them."""
     layers = ["sliding_attention", "full_attention"] * 2
     model = tiny_model(model_type="gemma3_text", sliding_window=256, layer_types=layers)
-    stock, raw = (generate([PROMPTS[:3]], model=model, **cache) for cache in ({}, RAW))
+    tiles = {**RAW, "attention_backend": "KVARN"}
+    stock, raw = (generate([PROMPTS[:3]], model=model, **cache) for cache in ({}, tiles))
     assert raw["tokens"] == stock["tokens"]
+    assert host.log.count("Layers 0, 2 stay out of kvarn_raw_g128") == 1
 
 
 @once
-def test_layers_that_the_user_leaves_out_stay_out_of_the_format(generate: Generate) -> None:
-    left_out = {"kv_cache_dtype_skip_layers": ["0", "3"]}
+def test_layers_that_the_user_leaves_out_stay_out_of_the_format(
+    generate: Generate, host: Any
+) -> None:
+    left_out = {"kv_cache_dtype_skip_layers": ["0", "1", "3"]}
     stock, raw = (generate([PROMPTS[:3]], **cache) for cache in ({}, RAW | left_out))
     assert raw["tokens"] == stock["tokens"]
+    assert "Layers 0-1, 3 stay out of kvarn_raw_g128" in host.log
 
 
+@once
 def test_an_adapter(generate: Generate, tiny_model: Model, tmp_path: Path) -> None:
     """With LoRA, raw tiles give the stock cache's tokens, and batches those of each alone."""
     adapted = {"adapter": write_adapter(tmp_path, tiny_model()), "enable_lora": True}

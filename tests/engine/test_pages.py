@@ -52,14 +52,15 @@ def test_tokens_come_out_of_the_packed_pages(host: Any, tiny_model: Callable[...
     assert wiped != fresh
 
 
-@pytest.mark.parametrize("cache_format", ["kvarn_k4v2_g128", "kvarn_k4v4_g128"])
 @pytest.mark.parametrize(
-    "changes",
+    ("cache_format", "changes"),
     [
-        pytest.param({"num_hidden_layers": 10}, id="two-tails-a-block"),
-        pytest.param({"num_hidden_layers": 3}, id="a-tail-wider-than-the-tiles"),
-        pytest.param({"num_hidden_layers": 12, "head_dim": 80}, id="head-dimension-80"),
+        pytest.param("kvarn_k4v2_g128", {"num_hidden_layers": 10}, id="two-tails-a-block"),
+        pytest.param("kvarn_k4v4_g128", {"num_hidden_layers": 10}, id="three-tails-a-block"),
+        pytest.param("kvarn_k4v2_g128", {"num_hidden_layers": 3}, id="a-tail-wider-than-the-tiles"),
+        pytest.param("kvarn_k4v4_g128", {"num_hidden_layers": 12, "head_dim": 80}, id="80-wide"),
         pytest.param(
+            "kvarn_k4v2_g128",
             {
                 "model_type": "gemma3_text",
                 "num_hidden_layers": 12,
@@ -91,6 +92,29 @@ def test_vllm_reports_the_capacity_that_the_planner_computes(
     assert reported["tokens"] == int(planned.blocks(memory_bytes) / per_request * longest)
 
 
+def test_the_longest_context_is_the_one_that_the_planner_computes(
+    host: Any, tiny_model: Callable[..., str]
+) -> None:
+    """`--max-model-len auto` starts with what fits."""
+    memory_bytes = 2 << 20
+    model = tiny_model(num_hidden_layers=LAYERS)
+    started = host.call(
+        "capacity",
+        model=model,
+        options={
+            "kv_cache_dtype": "kvarn_k4v2_g128",
+            "dtype": "bfloat16",
+            "kv_cache_memory_bytes": memory_bytes,
+            "max_model_len": -1,
+        },
+    )
+    planned = cache_layout(read_shape(model), Accelerator.cpu(), PLANNED_FORMATS["kvarn_k4v2_g128"])
+    assert 0 < started["longest"] < 4096
+    assert started["longest"] == planned.longest_tokens(
+        memory_bytes, at_most=4096, in_flight_tokens=512
+    )
+
+
 def test_the_worked_example_of_the_page_arithmetic() -> None:
     """Llama-3.1-8B in 10 GiB, as kvarn.engine.specs reckons it."""
     layers, longest = 32, 8192
@@ -98,5 +122,5 @@ def test_the_worked_example_of_the_page_arithmetic() -> None:
     tail = tail_bytes(kv_heads=8, head_dim=128, element_bytes=2)
     tail_groups = -(-layers // (packed // tail))
     blocks = (10 << 30) // packed
-    assert (tail_groups, packed, blocks) == (6, 3_473_408, 3_091)
-    assert int(blocks / (longest // TILE_TOKENS + tail_groups) * longest) == 361_735
+    assert (tail_groups, packed, blocks) == (6, 3_538_944, 3_034)
+    assert int(blocks / (longest // TILE_TOKENS + tail_groups) * longest) == 355_064

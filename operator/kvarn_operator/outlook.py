@@ -28,7 +28,7 @@ STANDARD_ERRORS = 0.5
 STEEPEST = 2.0
 """By which the trend may multiply the demand, at most."""
 DRAIN_SECONDS = 120.0
-"""Time in which a queue is to be worked off, once the servers for it are there."""
+"""Time in which a queue of prompts is to be worked off, once the servers for it are there."""
 MEMORY_SECONDS = 3600.0
 """How long a surprise is remembered."""
 FORESEEN_SHARE = 0.9

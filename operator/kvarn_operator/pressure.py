@@ -197,12 +197,13 @@ def parts(
     """The parts of a server's pressure.
 
     Where the cache is what binds, fewer sequences run than may: those that run are then what the
-    server can carry, and those that wait count against them.
+    server can carry, and those that wait count against them, as far as they cannot just follow.
     """
     sample, before = reading.sample, reading.previous
     cache = sample.usage / target
     carried = max(sample.running, 1) if cache >= 1 else max_sequences
-    waiting = (sample.running + sample.waiting) / carried if sample.waiting else 0.0
+    queued = sample.waiting * reading.waiting_share
+    waiting = (sample.running + queued) / carried if sample.waiting else 0.0
     return Parts(
         cache=cache,
         compute=reading.compute_share / COMPUTE_TARGET,

@@ -10,6 +10,8 @@ FRESH_INTERVALS = 3
 """A sample is fresh for this many polls."""
 WINDOW_SECONDS = 60.0
 """Rates are taken over this time: long enough for dozens of requests, shorter than a start."""
+SEAT_SECONDS = 60.0
+"""Time in which those that wait for a place in the batch should have one."""
 LEAST_SECONDS = 15.0
 """A rate over less says nothing."""
 LEAST_TOKENS = 4096
@@ -86,6 +88,17 @@ class Reading:
         ended = self.sample.queued - self.oldest.queued
         waited = self.sample.queue_seconds - self.oldest.queue_seconds
         return max(waited / ended if ended > 0 else 0.0, self.backlog_seconds)
+
+    @property
+    def waiting_share(self) -> float:
+        """Share of those that wait that need a place of their own to be served in time.
+
+        By Little's law, a request runs for as long as those that run take to be replaced.
+        """
+        ended = self.sample.finished - self.oldest.finished
+        if ended <= 0:
+            return 1.0
+        return min(self.sample.running * self.watched_seconds / ended / SEAT_SECONDS, 1.0)
 
     @property
     def preempted_share(self) -> float:

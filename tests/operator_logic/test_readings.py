@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from kvarn_operator.readings import WINDOW_SECONDS, Reading, record
+from kvarn_operator.readings import SEAT_SECONDS, WINDOW_SECONDS, Reading, record
 from kvarn_operator.scrape import Sample, ScrapeError
 from tests.operator_logic.builders import NOW, later
 
@@ -104,6 +104,17 @@ def test_queue_time_is_that_of_requests_that_ended_lately() -> None:
     samples = [replace(START, queued=i, queue_seconds=3.0 * i) for i in range(20)]
 
     assert watched(samples).queue_seconds == pytest.approx(3.0)
+
+
+def test_those_that_wait_for_short_requests_can_just_follow() -> None:
+    """Ten run for two seconds each: in a minute thirty times as many have had their turn."""
+    samples = [replace(START, running=10, waiting=30, finished=5 * 5 * i) for i in range(20)]
+
+    assert watched(samples).waiting_share == pytest.approx(2 / SEAT_SECONDS)
+
+
+def test_those_that_wait_where_nothing_ends_need_a_place_each() -> None:
+    assert watched([replace(START, running=10, waiting=30)] * 20).waiting_share == 1.0
 
 
 def test_counters_that_began_anew_begin_a_window_anew() -> None:

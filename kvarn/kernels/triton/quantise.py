@@ -9,7 +9,14 @@ import triton
 import triton.language as tl
 
 from kvarn.format import reference
+from kvarn.kernels.triton.rotate import INTERPRETED
 from kvarn.kernels.triton.step import TILE
+
+MIDDLE = tl.constexpr({bits: reference.middle(bits) for bits in reference.RANGE})
+"""What stands for the mean among codes of so many bits."""
+
+FIRST_STEP = tl.constexpr({bits: part / MIDDLE[bits] for bits, part in reference.RANGE.items()})
+"""Step of the first codes of so many bits, in parts of a channel's reach."""
 
 SMALLEST = tl.constexpr(reference.SMALLEST)
 LARGEST = tl.constexpr(reference.LARGEST)
@@ -17,6 +24,33 @@ LARGEST = tl.constexpr(reference.LARGEST)
 ROUND = tl.constexpr(1.5 * 2.0**23)
 """A float32 so large that its sum with a small number has no fraction: adding it rounds to the
 nearest even, and the integer lies in the low bits."""
+
+
+@triton.jit
+def reciprocal(x: tl.tensor) -> tl.tensor:
+    """Of normal numbers, to one unit in the last place."""
+    if INTERPRETED:
+        return 1.0 / x
+    return tl.inline_asm_elementwise(
+        "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+    )
+
+
+@triton.jit
+def within_codes(x: tl.tensor, scale: tl.tensor, MIDDLE: tl.constexpr) -> tl.tensor:
+    """x · scale + middle, in parts of the highest code, between 0 and 1."""
+    PART: tl.constexpr = 0.5 / MIDDLE
+    if INTERPRETED:
+        return tl.minimum(tl.maximum(x * (scale * PART) + 0.5, 0.0), 1.0)
+    x, scale = tl.broadcast(x, scale * PART)
+    return tl.inline_asm_elementwise(
+        "fma.rn.sat.f32 $0, $1, $2, 0f3F000000;",
+        "=f,f,f",
+        [x, scale],
+        dtype=tl.float32,
+        is_pure=True,
+        pack=1,
+    )
 
 
 @triton.jit
@@ -47,8 +81,8 @@ def spanned(x: tl.tensor, token: tl.tensor, STEP: tl.constexpr) -> tuple[tl.tens
         token: scales of the tokens.
         STEP: of the codes, in parts of a channel's reach.
     """
-    inverse = (1.0 / token)[None, :]
-    mean = middle_of_range(x * inverse) * (tl.sum(token, 0) * (1.0 / TILE))
+    inverse = reciprocal(token)[None, :]
+    mean = middle_of_range(x * inverse) * (tl.sum(token[None, :], 1) * (1.0 / TILE))
     reach = tl.max(tl.abs((x - mean[:, None]) * inverse), 1)
     return mean, tl.maximum(reach * STEP, SMALLEST)
 
@@ -58,14 +92,14 @@ def lifted_codes(
     offset: tl.tensor, token: tl.tensor, channel: tl.tensor, MIDDLE: tl.constexpr
 ) -> tl.tensor:
     """The nearest codes to offsets from the mean, as floats with :data:`ROUND` added."""
-    steps = offset * (1.0 / token)[None, :] * (1.0 / channel)[:, None] + MIDDLE
-    return tl.minimum(tl.maximum(steps, 0.0), 2 * MIDDLE) + ROUND
+    level = offset * reciprocal(token)[None, :]
+    return within_codes(level, reciprocal(channel)[:, None], MIDDLE) * (2 * MIDDLE) + ROUND
 
 
 @triton.jit
 def least_squares(product: tl.tensor, square: tl.tensor) -> tl.tensor:
     """The factor of one vector that brings it nearest to another."""
-    return tl.maximum(product / tl.maximum(square, SMALLEST), SMALLEST)
+    return tl.maximum(product * reciprocal(tl.maximum(square, SMALLEST)), SMALLEST)
 
 
 @triton.jit

@@ -20,7 +20,7 @@ from kvarn.kernels.triton.step import NULL, TILE, Step, load_segment
 
 PASSES = tl.constexpr(reference.PASSES)
 
-SLAB_UNITS = 8
+SLAB_UNITS = tl.constexpr(8)
 """Channels of each group in a slab: 16 · 8 channels by 128 tokens are 64 KiB of float32."""
 
 
@@ -65,18 +65,6 @@ def warps(layout: TileLayout) -> int:
 def slab_units(layout: TileLayout) -> int:
     """Channels of each group in a slab."""
     return min(SLAB_UNITS, padded_channels(layout) // GROUPS)
-
-
-@triton.constexpr_function
-def middle(bits: int) -> float:
-    """What a channel's mean stands at, in codes."""
-    return reference.middle(bits)
-
-
-@triton.constexpr_function
-def first_step(bits: int) -> float:
-    """Step of the first codes, in parts of a channel's reach."""
-    return reference.RANGE[bits] / reference.middle(bits)
 
 
 @triton.jit
@@ -145,7 +133,7 @@ def _quantise(
     BITS: tl.constexpr,
 ) -> None:
     SLABS: tl.constexpr = padded_channels(LAYOUT) // GROUPS // slab_units(LAYOUT)
-    MIDDLE: tl.constexpr = middle(BITS)
+    MIDDLE: tl.constexpr = quantise.MIDDLE[BITS]
     squares = tl.zeros([TILE], tl.float32)
     for slab in tl.static_range(SLABS):
         x, bad = _rotated_slab(rows, matrix, slab, LAYOUT)
@@ -159,7 +147,7 @@ def _quantise(
     for slab in tl.static_range(SLABS):
         if SLABS > 1:
             x, bad = _rotated_slab(rows, matrix, slab, LAYOUT)
-        mean, channel = quantise.spanned(x, token, first_step(BITS))
+        mean, channel = quantise.spanned(x, token, quantise.FIRST_STEP[BITS])
         products, squares = quantise.token_sums(x, mean, token, channel, MIDDLE)
         product += products
         square += squares
@@ -223,7 +211,7 @@ def _write_slab(
     GROUP: tl.constexpr = LAYOUT.head_dim // 16
     scale = quantise.stored(channel)
     token = quantise.stored(token).to(tl.float32)
-    codes, mean = quantise.final(x, mean, token, scale.to(tl.float32), middle(BITS))
+    codes, mean = quantise.final(x, mean, token, scale.to(tl.float32), quantise.MIDDLE[BITS])
     place = tl.arange(0, GROUPS * UNITS)
     unit = place % UNITS + slab * UNITS
     index = place // UNITS * GROUP + unit

@@ -1,0 +1,135 @@
+"""What kernels take on GPUs that are not there.
+
+A child process launches them on the host's tensors, exactly as they are launched on a GPU's. Its
+driver for Triton compiles for the GPU that is asked about, looks into the binary and runs nothing.
+"""
+
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from types import SimpleNamespace
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.backends.driver import DriverBase
+
+SHARED_BYTES: Mapping[int, int] = {80: 166_912, 90: 232_448, 100: 232_448}
+"""Shared memory that a program can have, by compute capability."""
+
+
+@dataclass(frozen=True)
+class Binary:
+    """A kernel as it was compiled.
+
+    Attributes:
+        name: of its function.
+        registers: of a thread.
+        stack_bytes: of a thread, which is where registers are spilled to.
+        instructions: in the whole binary.
+    """
+
+    name: str
+    registers: int
+    stack_bytes: int
+    instructions: int
+
+
+def binaries(
+    capability: int, launch: Callable[..., None], *args: object, **kwargs: object
+) -> list[Binary]:
+    """Compile what a function launches.
+
+    Args:
+        capability: compute capability of the GPU: 80, 90, 100.
+        launch: a function of a module, called with the other arguments in another process.
+
+    Raises:
+        triton.OutOfResources: a kernel needs more than the GPU has.
+    """
+    return _compiler().submit(_launched, capability, launch, args, kwargs).result()
+
+
+@cache
+def _compiler() -> ProcessPoolExecutor:
+    # Whether kernels are interpreted is decided when they are imported, once per process.
+    return ProcessPoolExecutor(1, get_context("spawn"), initializer=_compile_kernels)
+
+
+def _compile_kernels() -> None:
+    os.environ.pop("TRITON_INTERPRET", None)
+
+
+def _launched(
+    capability: int, launch: Callable[..., None], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[Binary]:
+    driver = _Driver(capability)
+    triton.runtime.driver.set_active(driver)
+    launch(*args, **kwargs)
+    return driver.loaded
+
+
+class _Driver(DriverBase):
+    """A GPU that takes binaries and runs none."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+        self.loaded: list[Binary] = []
+        self.utils = SimpleNamespace(
+            load_binary=self._load,
+            get_device_properties=lambda device: {"max_shared_mem": SHARED_BYTES[device]},
+        )
+
+    @classmethod
+    def is_active(cls) -> bool:
+        return True
+
+    def map_python_to_cpp_type(self, ty: str) -> str:
+        return ty
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_active_torch_device(self) -> Any:
+        raise NotImplementedError
+
+    def get_benchmarker(self) -> Any:
+        raise NotImplementedError
+
+    def get_current_device(self) -> int:
+        # Triton keeps the kernels of each device apart.
+        return self.capability
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def launcher_cls(self, source: object, metadata: object) -> Callable[..., None]:
+        return lambda *args: None
+
+    def _load(
+        self, name: str, binary: bytes, shared_bytes: int, device: int
+    ) -> tuple[str, str, int, int, int]:
+        figures = _look_into(name, binary)
+        self.loaded.append(figures)
+        return name, name, figures.registers, figures.stack_bytes, 1024
+
+
+def _look_into(name: str, binary: bytes) -> Binary:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary)
+        file.flush()
+        usage, code = (_dump(option, file.name) for option in ("-res-usage", "-sass"))
+    registers, stack = (int(re.findall(rf"{of}:(\d+)", usage)[-1]) for of in ("REG", "STACK"))
+    instructions = len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/ ", code, re.MULTILINE))
+    return Binary(name, registers, stack, instructions)
+
+
+def _dump(option: str, path: str) -> str:
+    command = [triton.knobs.nvidia.cuobjdump.path, option, path]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout

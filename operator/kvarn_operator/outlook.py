@@ -31,8 +31,10 @@ DRAIN_SECONDS = 120.0
 """Time in which a queue of prompts is to be worked off, once the servers for it are there."""
 MEMORY_SECONDS = 3600.0
 """How long a surprise is remembered."""
-FORESEEN_SHARE = 0.9
-"""Of the time that the reserve covers."""
+FORESEEN_SHARE, CAREFUL_SHARE = 0.9, 0.97
+"""Of the last hour, what the reserve covers: ordinarily, and after a shrinking was regretted."""
+REGRET_SECONDS = 7200.0
+"""How long it is regretted that a size had to grow again soon after it shrank."""
 CALM_SECONDS = 600.0
 """For so long after a change, one that undoes it needs a better reason."""
 
@@ -61,6 +63,7 @@ class History(Past):
         size: at the last decision.
         grown: when it grew last; None if that is not known.
         shrunk: likewise.
+        regretted: when it had to grow again soon after it had shrunk.
     """
 
     demand: tuple[Note, ...] = ()
@@ -71,6 +74,7 @@ class History(Past):
     size: int = 0
     grown: datetime | None = None
     shrunk: datetime | None = None
+    regretted: datetime | None = None
 
     def changed(self, change: Change) -> Self:
         """The history after one more change."""
@@ -78,6 +82,7 @@ class History(Past):
         starts = tuple(start for start in self.starts if start.size <= size)
         if change.change > 0:
             starts = (*starts, Start(change.at, size))
+        too_early = change.change > 0 and not is_calm(self.shrunk, change.at)
         return replace(
             self,
             changes=(*self.changes, change),
@@ -85,6 +90,7 @@ class History(Past):
             size=size,
             grown=change.at if change.change > 0 else self.grown,
             shrunk=change.at if change.change < 0 else self.shrunk,
+            regretted=change.at if too_early else self.regretted,
         )
 
     def seen(self, fleet: Fleet, *, current: int, now: datetime) -> Self:
@@ -103,11 +109,14 @@ class History(Past):
 
     @property
     def reserve(self) -> float:
-        """Servers that covered what was not foreseen, for `FORESEEN_SHARE` of the last hour."""
+        """Servers that covered what was not foreseen, for most of the last hour."""
         if len(self.surprises) < LEAST_NOTES:
             return 0.0
+        latest, _ = self.surprises[-1]
+        calm = is_calm(self.regretted, latest, seconds=REGRET_SECONDS)
+        share = FORESEEN_SHARE if calm else CAREFUL_SHARE
         ordered = sorted(surprise for _, surprise in self.surprises)
-        return max(ordered[int(FORESEEN_SHARE * len(ordered))], 0.0)
+        return max(ordered[int(share * len(ordered))], 0.0)
 
     def queue_demand(self, fleet: Fleet, *, current: int, now: datetime) -> float:
         """Servers that would work off, in `DRAIN_SECONDS`, the queue as it will be by then.
@@ -170,9 +179,9 @@ class History(Past):
         return slope - STANDARD_ERRORS * error
 
 
-def is_calm(change: datetime | None, now: datetime) -> bool:
+def is_calm(change: datetime | None, now: datetime, *, seconds: float = CALM_SECONDS) -> bool:
     """Whether a change is long past, or none is known."""
-    return change is None or now - change >= timedelta(seconds=CALM_SECONDS)
+    return change is None or now - change >= timedelta(seconds=seconds)
 
 
 def _since(notes: tuple[Note, ...], now: datetime, seconds: float) -> tuple[Note, ...]:

@@ -85,6 +85,18 @@ def test_what_surprises_again_and_again_is_kept_in_reserve() -> None:
     assert decided(fleet(2.0, 8), 8, history, 3600).history.reserve == history.reserve
 
 
+def test_a_size_that_had_to_grow_again_soon_is_kept_with_more_care() -> None:
+    """One surprise in twenty: ordinarily that is too seldom to keep servers for."""
+    history = History()
+    for note in range(200):
+        demand = 2.0 if note % 20 else 5.0
+        history = history.seen(fleet(demand, 8), current=8, now=later(15.0 * note))
+
+    sorry = history.changed(Change(later(2900), -1)).changed(Change(later(2950), 1))
+
+    assert (history.reserve, sorry.reserve) == (0.0, pytest.approx(3.0, abs=0.5))
+
+
 def test_a_server_that_was_just_started_is_not_stopped_at_once() -> None:
     _, changes = follow(lambda now: 4.0 if now < 300 else 1.0, size=2, seconds=300 + CALM_SECONDS)
     grown = max(at for at, size in changes if size >= 4)

@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
+from kvarn_operator import OWNER_LABEL
 from kvarn_operator.metrics_api import documents
 from kvarn_operator.metrics_api.access import (
     ForbiddenError,
@@ -99,7 +100,7 @@ class Server:
         await self._admit(request, _reading(CUSTOM, request, **what))
         selector = selected(request.query.get("labelSelector", ""))
         if name != "*":
-            selector = Value(name=name, quantity="", at=self.clock()).labels
+            selector = {OWNER_LABEL: name}
         values = self._read(request, selector)
         namespace = request.match_info["namespace"]
         return web.json_response(documents.custom(metric, values, namespace=namespace))

@@ -1,0 +1,123 @@
+"""Mode ``hpa``: the cluster's own controller scales real servers; a client sends throughout."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from demo import install, view
+from demo.cluster import Cluster
+from demo.install import OPERATOR, OPERATOR_NAMESPACE
+from demo.kube import Kube, Manifest
+from demo.load import Load
+from demo.mirror import Mirror
+from demo.story import Story, sample, url
+from demo.traffic import Traffic
+from hack.cluster import host
+from hack.cluster.access import LocalCluster
+
+METRICS_API = install.ROOT / "manifests" / "metrics-api"
+WINDOW_SECONDS = 10
+HPA = {
+    "mode": "hpa",
+    "minReplicas": 1,
+    "maxReplicas": 3,
+    "behavior": {
+        "scaleDown": {
+            "stabilizationWindowSeconds": WINDOW_SECONDS,
+            "policies": [{"type": "Pods", "value": 2, "periodSeconds": 5}],
+        }
+    },
+}
+BURST = Load(url=url(), model=view.NAME, concurrency=12, output_tokens=128)
+SECONDS = 240.0
+
+
+@pytest.fixture
+def metrics_api(cluster: Cluster, kube: Kube) -> Iterator[None]:
+    """The API server asks the operator for metrics."""
+    cluster.kubectl("apply", "-k", str(METRICS_API))
+    yield
+    cluster.kubectl("delete", "-k", str(METRICS_API))
+
+
+def test_nothing_is_lost_through_a_ramp_a_restart_and_an_outage(
+    story: Story, cluster: Cluster, kube: Kube, mirror: Mirror, metrics_api: None
+):
+    """1 → 3 → 1: the operator is restarted on the way up, and cannot see the pods at the top."""
+    kube.apply(sample(autoscaling=HPA))
+    with story.steady() as steady:
+        with Traffic(kube, mirror, "load-burst", BURST) as traffic:
+            mirror.until(lambda _: size(mirror) > 1, "a larger size", seconds=SECONDS)
+            operator = restarted_operator(kube)
+            mirror.until(lambda _: answering(story) == 3, "three servers", seconds=SECONDS)
+            with unseen_pods(cluster, operator):
+                burst = traffic.stop()
+                mirror.until(lambda _: is_frozen(story), "the freeze", seconds=60)
+                stays(mirror, 3, seconds=2 * WINDOW_SECONDS)
+        mirror.until(lambda _: len(story.servers) == 1, "one server", seconds=SECONDS)
+        light = steady.stop()
+
+    assert (burst.failed, light.failed) == (0, 0), (burst.failures, light.failures)
+    assert min(burst.ok, light.ok) > 0
+
+
+def size(mirror: Mirror) -> int:
+    """The size that is wanted."""
+    deployment = mirror.get("Deployment", view.NAME)
+    return deployment["spec"]["replicas"] if deployment else 0
+
+
+def answering(story: Story) -> int:
+    """How many servers are ready and have finished a request."""
+    ready = view.ready_servers(story.servers)
+    return sum(view.metric(story.metrics(pod), "vllm:request_success_total") > 0 for pod in ready)
+
+
+def is_frozen(story: Story) -> bool:
+    """Whether the operator says that it has nothing to go by."""
+    return view.condition(story.resource, "ScalingActive").get("reason") == "MetricsStale"
+
+
+def stays(mirror: Mirror, wanted: int, *, seconds: float) -> None:
+    """The size is `wanted` all the time."""
+    end = time.monotonic() + seconds
+    mirror.until(
+        lambda _: size(mirror) != wanted or time.monotonic() > end, "the end", seconds=2 * seconds
+    )
+    assert size(mirror) == wanted
+
+
+def restarted_operator(kube: Kube) -> Manifest:
+    """Delete the operator's pod; the one that takes its place, once it is ready."""
+    with Mirror(kube, OPERATOR_NAMESPACE, ("Pod",)) as pods:
+        old = {pod["metadata"]["name"] for pod in pods.all("Pod")}
+        for name in old:
+            kube.delete("Pod", name, namespace=OPERATOR_NAMESPACE)
+
+        def new(pods: Mirror) -> list[Manifest]:
+            ready = filter(view.is_ready, pods.all("Pod"))
+            return [pod for pod in ready if pod["metadata"]["name"] not in old]
+
+        pods.until(lambda pods: bool(new(pods)), f"a new {OPERATOR}", seconds=60)
+        return new(pods)[0]
+
+
+@contextmanager
+def unseen_pods(cluster: Cluster, operator: Manifest) -> Iterator[None]:
+    """A firewall on the node between the operator and the servers, until the block ends."""
+    assert isinstance(cluster.access, LocalCluster), "only the local node's firewall is at hand"
+    source = ("--source", operator["status"]["podIP"])
+    rule = ("FORWARD", *source, "--protocol", "tcp", "--dport", "8000", "--jump", "DROP")
+
+    def iptables(change: str) -> None:
+        assert isinstance(cluster.access, LocalCluster)
+        subprocess.run(host.inside(cluster.access.layout, "iptables", change, *rule), check=True)
+
+    iptables("--insert")
+    try:
+        yield
+    finally:
+        iptables("--delete")

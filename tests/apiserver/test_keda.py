@@ -1,0 +1,116 @@
+"""Mode ``keda``: a ScaledObject as KEDA's own schema has it, where KEDA is installed."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from kvarn_operator import metrics
+from kvarn_operator.api import KVarNDeployment
+from kvarn_operator.autoscalers import autoscaler
+from kvarn_operator.config import Config
+from tests.apiserver import keda
+from tests.apiserver.vllm import Load, Servers, servers
+from tests.apiserver.world import World, operator, until
+
+Resource = dict[str, Any]
+KEDA = {
+    "mode": "keda",
+    "minReplicas": 1,
+    "maxReplicas": 3,
+    "prometheusAddress": "http://prometheus.monitoring.svc:9090",
+}
+ONE = "127.0.0.2"
+
+
+@pytest.fixture
+async def vllm() -> AsyncIterator[Servers]:
+    async with servers() as found:
+        found.loads[ONE] = Load(running=64, waiting=100, usage=0.5)
+        yield found
+
+
+@pytest.fixture
+async def scaled(
+    world: World, config: Config, vllm: Servers, as_operator: None
+) -> AsyncIterator[World]:
+    """A namespace with an operator that has the manifests' rights; KEDA is not installed yet."""
+    await world.kubectl("delete", "crd", "scaledobjects.keda.sh", "--ignore-not-found")
+    with operator(world.namespace, replace(config, metrics_port=vllm.port)):
+        yield world
+
+
+async def serve(world: World, resource: Resource) -> None:
+    """The resource in mode keda, with one busy server."""
+    resource["spec"] |= {"autoscaling": KEDA, "batching": {"maxSequences": 64}}
+    await world.apply(resource)
+    await world.until_deployed()
+    await world.start_pod("demo-1", ONE)
+    await world.roll_out()
+
+
+async def install_keda(world: World) -> None:
+    """Its definition of a ScaledObject, without its operator."""
+    await world.kubectl("apply", "--server-side", "-f", str(keda.definition()))
+
+
+def told(world: World) -> float | None:
+    """The size that Prometheus finds in the operator's metrics."""
+    labels = {"namespace": world.namespace, "name": "demo"}
+    return metrics.REGISTRY.get_sample_value("kvarn_demand_replicas", labels)
+
+
+async def test_keda_is_asked_for_where_it_is_missing_and_used_once_it_is_there(
+    scaled: World, resource: Resource
+) -> None:
+    await serve(scaled, resource)
+    missing = await scaled.until_condition("ScalingActive", "False", reason="NoOwner")
+    assert "install KEDA 2.17 or later" in missing["message"]
+
+    await install_keda(scaled)
+    await scaled.until_condition("ScalingActive", "True")
+
+    found = await scaled.get("scaledobject")
+    wanted = autoscaler(KVarNDeployment.model_validate(await scaled.get("kvd")))
+    assert wanted is not None
+    assert found["spec"] == wanted["spec"]
+
+
+async def test_prometheus_finds_the_demand_and_finds_none_on_silence(
+    scaled: World, resource: Resource, vllm: Servers
+) -> None:
+    await install_keda(scaled)
+    await serve(scaled, resource)
+
+    async def is_told() -> bool:
+        return told(scaled) == 3
+
+    async def is_silent() -> bool:
+        return told(scaled) is None
+
+    await until(is_told)
+    vllm.loads.clear()
+    await until(is_silent)
+
+
+async def test_leaving_keda_removes_the_scaled_object_before_the_size_is_written(
+    scaled: World, resource: Resource
+) -> None:
+    """While KEDA has not let go of it, the operator waits."""
+    await install_keda(scaled)
+    await serve(scaled, resource)
+    await until(lambda: scaled.get("scaledobject"))
+    await scaled.patch("scaledobject", {"metadata": {"finalizers": ["finalizer.keda.sh/x"]}})
+
+    await scaled.patch("kvd", {"spec": {"autoscaling": {"mode": "builtin"}}})
+    await scaled.until_condition("ScalingActive", "False", reason="NoOwner")
+    assert (await scaled.get("deployment"))["spec"]["replicas"] == 1
+
+    await scaled.patch("scaledobject", {"metadata": {"finalizers": None}})
+
+    async def grown() -> bool:
+        return bool((await scaled.get("deployment"))["spec"]["replicas"] == 3)
+
+    await until(grown)
+    assert not await scaled.get("scaledobject")

@@ -1,0 +1,38 @@
+"""What a server has to lose."""
+
+from dataclasses import replace
+
+from kvarn_operator.leaving import deletion_costs
+from kvarn_operator.readings import Reading, Spoken
+from kvarn_operator.scrape import Sample
+from tests.operator_logic.builders import NOW, later
+
+IDLE = Sample(usage=0.0, running=0, waiting=0, cache_tokens=8000)
+
+
+def reading(sample: Sample, *past: Sample) -> Reading:
+    return Reading(at=later(60), sample=sample, past=tuple(Spoken(NOW, each) for each in past))
+
+
+def cost(sample: Sample, *past: Sample) -> int:
+    return deletion_costs({"demo-1": reading(sample, *past)}, planned_tokens=4000)["demo-1"]
+
+
+def test_an_idle_server_has_nothing_to_lose() -> None:
+    assert cost(IDLE) == 0
+
+
+def test_the_tokens_of_running_requests_would_be_lost() -> None:
+    assert cost(replace(IDLE, usage=0.25, running=3)) == 2000
+    assert cost(replace(IDLE, usage=0.25, running=3, cache_tokens=0)) == 1000
+
+
+def test_what_prompts_found_in_the_prefix_cache_would_have_to_be_computed_again() -> None:
+    before = replace(IDLE, prompt_tokens=1000, computed_tokens=1000)
+    after = replace(IDLE, prompt_tokens=4000, computed_tokens=1500)
+
+    assert cost(after, before) == 2500
+
+
+def test_a_cost_is_coarse_so_that_it_is_not_written_at_each_look() -> None:
+    assert cost(replace(IDLE, usage=0.2501)) == cost(replace(IDLE, usage=0.2502)) == 2000

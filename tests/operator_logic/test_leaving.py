@@ -1,11 +1,12 @@
-"""What a server has to lose."""
+"""What a server has to lose, and in which order servers come and go."""
 
 from dataclasses import replace
 
+from kvarn_operator import render
 from kvarn_operator.leaving import deletion_costs
 from kvarn_operator.readings import Reading, Spoken
 from kvarn_operator.scrape import Sample
-from tests.operator_logic.builders import NOW, later
+from tests.operator_logic.builders import CONFIG, NOW, later, planned, target
 
 IDLE = Sample(usage=0.0, running=0, waiting=0, cache_tokens=8000)
 
@@ -36,3 +37,16 @@ def test_what_prompts_found_in_the_prefix_cache_would_have_to_be_computed_again(
 
 def test_a_cost_is_coarse_so_that_it_is_not_written_at_each_look() -> None:
     assert cost(replace(IDLE, usage=0.2501)) == cost(replace(IDLE, usage=0.2502)) == 2000
+
+
+def test_a_roll_out_starts_the_new_server_before_the_old_one_goes() -> None:
+    spec = render.deployment(target(), planned(target()), CONFIG)["spec"]
+
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+
+
+def test_nodes_are_emptied_one_server_at_a_time() -> None:
+    spec = render.disruption_budget(target())["spec"]
+
+    assert spec["maxUnavailable"] == 1
+    assert spec["selector"]["matchLabels"]["serving.kvarn.dev/deployment"] == "demo"

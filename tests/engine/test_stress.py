@@ -55,7 +55,7 @@ def server(
 
 
 def test_a_mixture_through_the_openai_server(server: Launched, answers: list[list[int]]) -> None:
-    """Every other answer is streamed; those who give up hang up on the server."""
+    """Half of the answers are streamed; those who give up hang up on the server."""
     with httpx.Client(base_url=server.url, timeout=300) as client, ThreadPoolExecutor(24) as pool:
         heard = list(pool.map(lambda request: _ask(client, request), REQUESTS))
         assert metric(client, "vllm:num_preemptions_total") > 0

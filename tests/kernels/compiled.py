@@ -48,7 +48,9 @@ def binaries(
 
     Args:
         capability: compute capability of the GPU: 80, 90, 100.
-        launch: a function of a module, called with the other arguments in another process.
+        launch: a function of a module, called in another process.
+        args: of the function.
+        kwargs: of the function.
 
     Raises:
         triton.OutOfResources: a kernel needs more than the GPU has.

@@ -1,4 +1,4 @@
-"""Without a GPU, kernels run in Triton's interpreter: to be said before anything of it is imported."""
+"""Without a GPU, kernels run in Triton's interpreter: to be said before it is imported."""
 
 import pytest
 import torch

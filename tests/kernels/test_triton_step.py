@@ -3,7 +3,7 @@
 import torch
 import triton
 import triton.language as tl
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvarn.kernels.batch import Batch
@@ -47,6 +47,7 @@ def batch(new: list[int], computed: list[int], device: torch.device = DEVICE) ->
 COUNTS = st.one_of(st.integers(0, 3), st.integers(125, 131), st.integers(0, 500))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(COUNTS, COUNTS), min_size=1, max_size=6), st.booleans())
 def test_segments_are_those_that_the_host_would_cut(
     sequences: list[tuple[int, int]], single: bool

@@ -161,13 +161,24 @@ def test_dummy_batches_write_nothing(tokens: int) -> None:
     assert bool(world.tail.isnan().all())
 
 
+# It is looked for in what the first product made of it.
+@pytest.mark.filterwarnings("ignore:invalid value encountered in matmul:RuntimeWarning")
 def test_what_is_not_finite_counts_as_zero_and_is_counted() -> None:
-    world = World(TileLayout(FORMATS["kvarn_k4v3_g128"], 96), [128], dtype=torch.bfloat16)
+    world = World(TileLayout(FORMATS["kvarn_k4v3_g128"], 192), [128], dtype=torch.bfloat16)
     faults = torch.ones(1, dtype=torch.int64, device=DEVICE)
     world.keys[0][5, 1, 7:9] = torch.nan
     world.values[0][100, 0, 0] = -torch.inf
     run(world, {0: (0, 128)}, faults=faults)
     assert faults.item() == 1 + 3
+    check_tiles(world)
+
+
+def test_raw_tiles_hold_what_is_not_finite_and_count_it() -> None:
+    world = World(TileLayout(FORMATS["kvarn_raw_g128"], 80), [128], dtype=torch.bfloat16)
+    faults = torch.zeros(1, dtype=torch.int64, device=DEVICE)
+    world.values[0][3, 1, 4] = torch.inf
+    run(world, {0: (0, 128)}, faults=faults)
+    assert faults.item() == 1
     check_tiles(world)
 
 

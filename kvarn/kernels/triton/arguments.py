@@ -75,6 +75,7 @@ class Sequences(NamedTuple):
     table: torch.Tensor
     table_stride: int
     tail_page: torch.Tensor
+    tail_stride: int
 
     @classmethod
     def of(cls, step: Step, cache: LayerCache) -> Self:
@@ -87,6 +88,7 @@ class Sequences(NamedTuple):
             step.batch.table,
             step.batch.table.stride(0),
             cache.tail_page,
+            cache.tail_page.stride(0),
         )
 
 

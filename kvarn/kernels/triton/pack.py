@@ -95,21 +95,3 @@ def write_halves(
     """Write float16 numbers into an array of a tile."""
     pointer = (tile + OFFSET_BYTES).to(tl.pointer_type(tl.float16))
     tl.store(pointer + index, numbers, mask=exists)
-
-
-@triton.jit
-def write_raw(tile: tl.tensor, rows: tl.tensor, LAYOUT: tl.constexpr, OF: tl.constexpr) -> None:
-    """Fill a raw tile.
-
-    Args:
-        tile: pointer to its first byte.
-        rows: ``[128]`` pointers to the first channel of each row.
-        LAYOUT: of a raw tile.
-        OF: "key" or "value".
-    """
-    D: tl.constexpr = LAYOUT.head_dim
-    pointer = (tile + offset_bytes(LAYOUT, OF + "s")).to(tl.pointer_type(tl.float32))
-    token = tl.arange(0, TILE)[None, :]
-    for start in range(0, D, LAYOUT.rotation_block):
-        channel = start + tl.arange(0, LAYOUT.rotation_block)[:, None]
-        tl.store(pointer + token * D + channel, tl.load(rows[None, :] + channel).to(tl.float32))

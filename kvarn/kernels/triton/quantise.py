@@ -38,7 +38,7 @@ def reciprocal(x: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def within_codes(x: tl.tensor, scale: tl.tensor, MIDDLE: tl.constexpr) -> tl.tensor:
-    """x · scale + middle, in parts of the highest code, between 0 and 1."""
+    """Where x · scale lies between the lowest code, 0, and the highest, 1."""
     PART: tl.constexpr = 0.5 / MIDDLE
     if INTERPRETED:
         return tl.minimum(tl.maximum(x * (scale * PART) + 0.5, 0.0), 1.0)
@@ -137,16 +137,21 @@ def stored(scale: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
+def bounded(mean: tl.tensor) -> tl.tensor:
+    """A mean as a tile has it, float16."""
+    return tl.minimum(tl.maximum(mean, -LARGEST), LARGEST).to(tl.float16)
+
+
+@triton.jit
 def final(
     x: tl.tensor, mean: tl.tensor, token: tl.tensor, channel: tl.tensor, MIDDLE: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor]:
     """Codes for scales as stored, and the means for those codes.
 
     Returns:
-        int32 ``[C, 128]`` from 0, float16 ``[C]``.
+        int32 ``[C, 128]`` from 0, float32 ``[C]``.
     """
     lifted = lifted_codes(x - mean[:, None], token, channel, MIDDLE)
     shape = (lifted - ROUND) * token[None, :] - (MIDDLE * token)[None, :]
     mean = (tl.sum(x, 1) - channel * tl.sum(shape, 1)) * (1.0 / TILE)
-    mean = tl.minimum(tl.maximum(mean, -LARGEST), LARGEST)
-    return lifted.to(tl.int32, bitcast=True) & 15, mean.to(tl.float16)
+    return lifted.to(tl.int32, bitcast=True) & 15, mean

@@ -60,7 +60,7 @@ def _write(
     )
     begin = tl.program_id(2) * ROWS + (first if ROWS == 1 else 0)
     if (end < TILE) & (begin < end) & (begin + ROWS > first):
-        page = tl.load(sequences.tail_page + sequence).to(tl.int64)
+        page = tl.load(sequences.tail_page + sequence * sequences.tail_stride).to(tl.int64)
         if page != NULL:
             head = tl.program_id(1).to(tl.int64)
             row = begin + tl.arange(0, ROWS)

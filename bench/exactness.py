@@ -1,10 +1,11 @@
-"""Exactness on a GPU: `python -m bench.exactness [--json FILE]`, with a real vLLM.
+"""Exactness on a GPU: `python -m bench.exactness [PART…] [--json FILE]`, with a real vLLM.
 
-What the tests show on a CPU, once more with compiled kernels. Raw tiles in float32 must give the
-tokens that Hugging Face's attention ranks first. Under the quantised format and
+What the tests show on a CPU, once more with compiled kernels. *raw*: tiles in float32 must give
+the tokens that Hugging Face's attention ranks first. *deep*, *shallow*: under a quantised format and
 ``VLLM_BATCH_INVARIANT=1``, which makes vLLM's own operations independent of the batch, tokens and
-their log-probabilities must not depend on the schedule by a single bit. The models are random: a
-deep one, and a shallow one, whose open tiles are larger than its packed pages.
+their log-probabilities must not depend on the schedule by a single bit. The models are random; the
+shallow one's open tiles are larger than its packed pages. Each part has a process of its own,
+because that variable changes vLLM's products for good, and not for the better in float32.
 
 The status is 1 if something differs.
 """
@@ -13,14 +14,14 @@ import gc
 import json
 import os
 import random
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_BATCH_INVARIANT": "1"}
 
 import click
 import torch
@@ -29,9 +30,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 from vllm import LLM, SamplingParams
+from vllm.distributed import cleanup_dist_env_and_memory
 
-from hack.progress import step
-
+MARK = "VERDICT "
 VOCABULARY = 512
 TOKENS = 140
 DEEP, SHALLOW = 8, 2
@@ -114,16 +115,33 @@ def write_model(folder: Path, layers: int) -> Any:
     return model.float().eval()
 
 
-@contextmanager
-def engine(folder: Path, cache_format: str, **options: Any) -> Iterator[LLM]:
-    """A vLLM that is gone afterwards."""
+def with_engine(
+    folder: Path, cache_format: str, work: Callable[[LLM], list[list[Answer]]], **options: Any
+) -> list[list[Answer]]:
+    """What some work with a vLLM gives; the vLLM is gone afterwards, and nobody may keep it."""
     llm = LLM(str(folder), kv_cache_dtype=cache_format, **{**ENGINE, **options})
-    try:
-        yield llm
-    finally:
-        del llm
-        gc.collect()
-        torch.cuda.empty_cache()
+    given = work(llm)
+    del llm
+    gc.collect()
+    cleanup_dist_env_and_memory()
+    return given
+
+
+def once(llm: LLM) -> list[list[Answer]]:
+    """All prompts at once."""
+    return [answers(llm, prompts())]
+
+
+def together_and_alone(llm: LLM) -> list[list[Answer]]:
+    """All prompts at once, and one after the other."""
+    alone = [answers(llm, [prompt])[0] for prompt in prompts()]
+    return [answers(llm, prompts()), alone]
+
+
+def after_two(llm: LLM) -> list[list[Answer]]:
+    """All prompts at once, when the first two have been answered before."""
+    answers(llm, prompts()[:2])
+    return once(llm)
 
 
 def answers(llm: LLM, asked: Prompts) -> list[Answer]:
@@ -177,8 +195,7 @@ def raw_tiles(folder: Path) -> Iterator[Verdict]:
     """Raw tiles against Hugging Face, whole prompts and chunks."""
     model = write_model(folder, DEEP).cuda()
     for name, options in {"whole prompts": {}, "chunks of 192": CHUNKED}.items():
-        with engine(folder, "kvarn_raw_g128", dtype="float32", **options) as llm:
-            given = answers(llm, prompts())
+        (given,) = with_engine(folder, "kvarn_raw_g128", once, dtype="float32", **options)
         ranked = ranked_first(model, prompts(), given)
         yield compare(f"raw tiles, {name}, against Hugging Face", given, ranked, allowed=1e-3)
 
@@ -187,37 +204,63 @@ def quantised(folder: Path, layers: int, cache_format: str) -> Iterator[Verdict]
     """A quantised cache against itself under other schedules."""
     write_model(folder, layers)
     about = f"{cache_format}, {layers} layers"
-    with engine(folder, cache_format, dtype="bfloat16") as llm:
-        together = answers(llm, prompts())
-        alone = [answers(llm, [prompt])[0] for prompt in prompts()]
+
+    def run(work: Callable[[LLM], list[list[Answer]]], **options: Any) -> list[list[Answer]]:
+        return with_engine(folder, cache_format, work, dtype="bfloat16", **options)
+
+    together, alone = run(together_and_alone)
     yield compare(f"{about}: a batch against each alone", together, alone)
-    with engine(folder, cache_format, dtype="bfloat16", **CHUNKED) as llm:
-        yield compare(f"{about}: chunks", together, answers(llm, prompts()))
-    with engine(folder, cache_format, dtype="bfloat16", enable_prefix_caching=True) as llm:
-        answers(llm, prompts()[:2])
-        yield compare(f"{about}: from cached prefixes", together, answers(llm, prompts()))
-    with engine(folder, cache_format, dtype="bfloat16", enforce_eager=False) as llm:
-        graphs = answers(llm, prompts())
-        alone = [answers(llm, [prompt])[0] for prompt in prompts()]
+    yield compare(f"{about}: chunks", together, *run(once, **CHUNKED))
+    yield compare(
+        f"{about}: from cached prefixes", together, *run(after_two, enable_prefix_caching=True)
+    )
+    graphs, alone = run(together_and_alone, enforce_eager=False)
     yield compare(f"{about}: CUDA graphs, a batch against each alone", graphs, alone)
 
 
+PARTS: Mapping[str, Callable[[Path], Iterator[Verdict]]] = {
+    "raw": raw_tiles,
+    "deep": partial(quantised, layers=DEEP, cache_format="kvarn_k4v2_g128"),
+    "shallow": partial(quantised, layers=SHALLOW, cache_format="kvarn_k3v3_g128"),
+}
+
+
+def in_own_process(part: str) -> Iterator[Verdict]:
+    """Verdicts of a part, as they come."""
+    code = f"from bench.exactness import report; report({part!r})"
+    environment = os.environ | {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_BATCH_INVARIANT": str(int(part != "raw")),
+    }
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout
+        for line in running.stdout:
+            if line.startswith(MARK):
+                yield Verdict(**json.loads(line.removeprefix(MARK)))
+    if running.returncode:
+        raise click.ClickException(f"The part {part} ended with status {running.returncode}.")
+
+
+def report(part: str) -> None:
+    """Print the verdicts of a part, each on a line with a mark, beside what vLLM prints."""
+    with tempfile.TemporaryDirectory() as folder:
+        for verdict in PARTS[part](Path(folder)):
+            print(MARK + json.dumps(asdict(verdict)), flush=True)
+
+
 @click.command()
+@click.argument("parts", nargs=-1, type=click.Choice(list(PARTS)))
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write a record there.")
-def main(file: Path | None) -> None:
+def main(parts: Sequence[str], file: Path | None) -> None:
     """Compare runs token for token; the status is 1 if something differs."""
     found: list[Verdict] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for run in (
-            raw_tiles(Path(folder) / "raw"),
-            quantised(Path(folder) / "deep", DEEP, "kvarn_k4v2_g128"),
-            quantised(Path(folder) / "shallow", SHALLOW, "kvarn_k3v3_g128"),
-        ):
-            for verdict in run:
-                with step(f"{verdict.name}: {'equal' if verdict.holds else 'DIFFERS'}"):
-                    found.append(verdict)
-                if file:
-                    file.write_text(_record(found))
+    for part in parts or PARTS:
+        for verdict in in_own_process(part):
+            click.echo(f"{verdict.name}: {'equal' if verdict.holds else 'DIFFERS'}", err=True)
+            found.append(verdict)
+            if file:
+                file.write_text(_record(found))
     _print(found)
     raise SystemExit(not all(verdict.holds for verdict in found))
 

@@ -80,6 +80,11 @@ class TailBackend(AttentionBackend):
         """Builder of the metadata."""
         return TailMetadataBuilder
 
+    @classmethod
+    def supports_batch_invariance(cls) -> bool:
+        """Nothing is computed."""
+        return True
+
     @staticmethod
     @override
     def get_supported_kernel_block_sizes(

@@ -3,8 +3,8 @@
 What the tests show on a CPU, once more with compiled kernels. *raw*: tiles in float32 must give
 the tokens that Hugging Face's attention ranks first. *deep*, *shallow*: under a quantised format
 and ``VLLM_BATCH_INVARIANT=1``, which makes vLLM's own operations independent of the batch, tokens
-and their log-probabilities must not depend on the schedule by a single bit. The models are random; the
-shallow one's open tiles are larger than its packed pages. Each part has a process of its own,
+and their log-probabilities must not depend on the schedule by a single bit. The models are random;
+the shallow one's open tiles are larger than its packed pages. Each part has a process of its own,
 because that variable changes vLLM's products for good, and not for the better in float32.
 
 The status is 1 if something differs.

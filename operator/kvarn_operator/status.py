@@ -20,7 +20,7 @@ from kvarn_operator.conditions import Scene
 from kvarn_operator.observe import SERVER
 from kvarn_operator.planning import Planned
 from kvarn_operator.pods import selector
-from kvarn_operator.pressure import Fleet, Parts, coarse
+from kvarn_operator.pressure import PARTS, Fleet, Part, Parts, coarse
 from kvarn_operator.readings import Reading
 from kvarn_operator.render import PORT
 from kvarn_operator.rollout import Rollout
@@ -125,11 +125,16 @@ def pressure(fleet: Fleet) -> Pressure | None:
         return None
     return Pressure(
         percent=coarse(fleet.percent),
-        limited_by=fullest.parts.limited_by,
+        limited_by=_largest(fullest.parts),
         parts=_parts(fullest.parts),
         fresh_replicas=len(fleet.servers) + fleet.asleep,
         stale_replicas=len(fleet.stale),
     )
+
+
+def _largest(parts: Parts) -> Part:
+    """The largest part as it is shown: of several that are 0, always the same one."""
+    return max(PARTS, key=lambda part: coarse(100 * parts[part]))
 
 
 def happenings(old: Status, new: Status) -> list[Happening]:

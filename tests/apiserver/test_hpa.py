@@ -249,6 +249,7 @@ async def test_an_autoscaler_of_ones_own_may_scale_the_resource(
     await until_size(scaled, 2)
 
     assert (await scaled.get("kvd"))["spec"]["replicas"] == 2
+    assert await scaled.owners_of_size("kvd") == OUTSIDE
     assert await scaled.owners_of_size() == OURS
 
 

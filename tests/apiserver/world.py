@@ -178,11 +178,11 @@ class World:
         }
         await self.patch("deployment", {"status": status}, subresource="status")
 
-    async def owners_of_size(self) -> list[tuple[str, str]]:
-        """Manager and subresource of each entry that owns the Deployment's ``replicas``."""
+    async def owners_of_size(self, kind: str = "deployment") -> list[tuple[str, str]]:
+        """Manager and subresource of each entry that owns the ``replicas`` of the Deployment."""
         return [
             (entry["manager"], entry.get("subresource", ""))
-            for entry in (await self.get("deployment"))["metadata"]["managedFields"]
+            for entry in (await self.get(kind))["metadata"]["managedFields"]
             if "f:replicas" in entry["fieldsV1"].get("f:spec", {})
         ]
 

@@ -11,6 +11,7 @@ from kvarn_operator.autoscale import Decision, History
 from kvarn_operator.conditions import Scene, Verdict
 from kvarn_operator.observe import TEMPLATE_HASH, Child, Failure, Observed, Pod
 from kvarn_operator.planning import Unplanned
+from kvarn_operator.pressure import Fleet, Parts, Server
 from tests.operator_logic.builders import later, planned, target
 
 MISFIT = Unplanned(reason="InsufficientMemory", message="9 GiB of 8 GiB: use a larger GPU.")
@@ -204,3 +205,14 @@ def test_a_change_of_size_is_an_event() -> None:
     (event,) = status.happenings(Status(), Status(last_scale=scaled))
 
     assert (event.type, event.reason, event.message) == ("Normal", "ScaledDown", "m")
+
+
+def test_of_parts_too_small_to_show_none_moves_the_status() -> None:
+    first, second = (
+        Fleet(
+            servers=(Server(name="a", parts=parts, load=0, capacity_tokens=1, running=0, usage=0),)
+        )
+        for parts in (Parts(compute=0.01), Parts(waiting=0.02))
+    )
+
+    assert status.pressure(first) == status.pressure(second)

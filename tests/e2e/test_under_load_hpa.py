@@ -31,7 +31,8 @@ HPA = {
         }
     },
 }
-BURST = Load(url=url(), model=view.NAME, concurrency=12, output_tokens=128)
+BURST = Load(url=url(), model=view.NAME, concurrency=24, output_tokens=128)
+"""More than two servers carry."""
 SECONDS = 240.0
 
 

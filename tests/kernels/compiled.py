@@ -44,7 +44,7 @@ class Binary:
 def binaries(
     capability: int, launch: Callable[..., None], *args: object, **kwargs: object
 ) -> list[Binary]:
-    """Compile what a function launches.
+    """Compile what a function launches, in the order in which it does.
 
     Args:
         capability: compute capability of the GPU: 80, 90, 100.
@@ -71,10 +71,16 @@ def _compile_kernels() -> None:
 def _launched(
     capability: int, launch: Callable[..., None], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> list[Binary]:
-    driver = _Driver(capability)
+    driver = _driver(capability)
     triton.runtime.driver.set_active(driver)
+    driver.launched.clear()
     launch(*args, **kwargs)
-    return driver.loaded
+    return driver.launched
+
+
+@cache
+def _driver(capability: int) -> "_Driver":
+    return _Driver(capability)
 
 
 class _Driver(DriverBase):
@@ -82,7 +88,7 @@ class _Driver(DriverBase):
 
     def __init__(self, capability: int) -> None:
         self.capability = capability
-        self.loaded: list[Binary] = []
+        self.launched: list[Binary] = []
         self.utils = SimpleNamespace(
             load_binary=self._load,
             get_device_properties=lambda device: {"max_shared_mem": SHARED_BYTES[device]},
@@ -112,14 +118,17 @@ class _Driver(DriverBase):
         return 0
 
     def launcher_cls(self, source: object, metadata: object) -> Callable[..., None]:
-        return lambda *args: None
+        def launch(*args: Any) -> None:
+            function = args[4]  # after the grid and the stream
+            self.launched.append(function)
+
+        return launch
 
     def _load(
         self, name: str, binary: bytes, shared_bytes: int, device: int
-    ) -> tuple[str, str, int, int, int]:
-        figures = _look_into(name, binary)
-        self.loaded.append(figures)
-        return name, name, figures.registers, figures.stack_bytes, 1024
+    ) -> tuple[str, Binary, int, int, int]:
+        function = _look_into(name, binary)
+        return name, function, function.registers, function.stack_bytes, 1024
 
 
 def _look_into(name: str, binary: bytes) -> Binary:

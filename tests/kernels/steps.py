@@ -60,15 +60,16 @@ class World:
             self.layout, self.packed, self.tail, self.tail_page[members].to(self.device)
         )
 
-    def batch(self, chunks: dict[int, tuple[int, int]], *, single: bool = False) -> Batch:
-        """For each sequence, the tokens from which to which."""
-        counts = torch.tensor([0] + [end - begin for begin, end in chunks.values()])
-        lengths = torch.tensor([end for _, end in chunks.values()], dtype=torch.int32)
+    def batch(self, chunks: dict[int, tuple[int, int]], *, padding: int = 0) -> Batch:
+        """For each sequence, the tokens from which to which; then sequences without any."""
+        ends = [end for _, end in chunks.values()]
+        counts = torch.tensor([0] + [end - begin for begin, end in chunks.values()] + [0] * padding)
+        table = torch.nn.functional.pad(self.table[list(chunks)], (0, 0, 0, padding))
         return Batch(
             starts=counts.cumsum(0).int().to(self.device),
-            lengths=lengths.to(self.device),
-            table=self.table[list(chunks)].int().to(self.device),
+            lengths=torch.tensor(ends + [0] * padding).int().to(self.device),
+            table=table.int().to(self.device),
             tokens=int(counts.sum()),
             most_new=int(counts.max()),
-            longest=int(lengths.max()),
+            longest=max(ends),
         )

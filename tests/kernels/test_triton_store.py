@@ -17,10 +17,14 @@ from tests.kernels.steps import DEVICE, World
 
 
 def run(
-    world: World, chunks: dict[int, tuple[int, int]], *, faults: torch.Tensor | None = None
+    world: World,
+    chunks: dict[int, tuple[int, int]],
+    *,
+    padding: int = 0,
+    faults: torch.Tensor | None = None,
 ) -> None:
     """One step: for each sequence, the tokens from which to which."""
-    step, cache = prepare(world.batch(chunks)), world.cache(list(chunks))
+    step, cache = prepare(world.batch(chunks, padding=padding)), world.cache(list(chunks))
     keys, values = (
         torch.cat([rows[member][slice(*chunk)] for member, chunk in chunks.items()])
         for rows in (world.keys, world.values)
@@ -140,11 +144,14 @@ def test_models_of_every_precision(name: str, dtype: torch.dtype) -> None:
     check_the_rest(world)
 
 
-def test_single_tokens_beside_sequences_that_rest() -> None:
-    """One of the tokens completes a tile; an idle sequence, as in a padded batch, comes last."""
-    world = World(TileLayout(FORMATS["kvarn_k4v4_g128"], 64), [128, 31, 20])
-    run(world, {0: (0, 127), 1: (0, 30), 2: (0, 20)})
-    run(world, {0: (127, 128), 1: (30, 31), 2: (20, 20)})
+# A sum that ends a loop is an array of one number to the interpreter.
+@pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0:DeprecationWarning")
+@pytest.mark.parametrize("padding", [1, 300], ids="padding={}".format)
+def test_single_tokens_in_a_padded_batch(padding: int) -> None:
+    """Two of the tokens complete tiles. Many segments are shared out among fewer programs."""
+    world = World(TileLayout(FORMATS["kvarn_k4v4_g128"], 64), [128, 31, 256])
+    run(world, {0: (0, 127), 1: (0, 30), 2: (0, 255)})
+    run(world, {0: (127, 128), 1: (30, 31), 2: (255, 256)}, padding=padding)
     check_tiles(world)
     check_the_rest(world)
 

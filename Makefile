@@ -86,7 +86,7 @@ COMPILE_CPU = $(COMPILE) --find-links $(KVARN_CACHE)/wheels --no-emit-package to
 .PHONY: lock
 lock: setup ## Resolve requirements/*.txt again
 	$(COMPILE) pyproject.toml --extra operator -o requirements/operator.txt
-	$(COMPILE_CPU) requirements/serving-cpu.in -o requirements/serving-cpu.txt
+	$(COMPILE_CPU) --override requirements/serving-cpu.image-overrides.txt requirements/serving-cpu.in -o requirements/serving-cpu.txt
 	$(COMPILE_CPU) requirements/serving-cpu.in pyproject.toml --extra operator --extra dev -o requirements/dev.txt
 	{ echo "# make lock: the installer of everything else."; \
 	  sed -n '/^uv==/,/^[^ ]/p' requirements/dev.txt | sed -n '1p;/^ /p'; } > requirements/bootstrap.txt

@@ -68,8 +68,10 @@ def prune(cluster: Layout) -> None:
     named = {image.digest for image in listed if not image.name.startswith(ID)}
     orphans = [image.name for image in listed if image.digest not in named]
     if orphans:
-        # Left to itself containerd collects later, and takes layers away from under an import.
-        _told(cluster, "images", "remove", "--sync", *orphans)
+        # Left to itself containerd collects later, and takes layers away from under an import. Its
+        # Kubernetes side may let go of an image first; whatever stays goes the next time.
+        remove = _ctr(cluster, "images", "remove", "--sync", *orphans)
+        subprocess.run(remove, capture_output=True, check=False)
 
 
 def _import(cluster: Layout, archive: Archive, held: set[str]) -> None:

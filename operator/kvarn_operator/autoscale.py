@@ -57,7 +57,8 @@ def decide(
     """
     limiter = Limiter(current=current, behavior=rules.behavior, now=now)
     history = history.seen(fleet, current=current, now=now)
-    wanted, why = _wanted(fleet, current, history, now)
+    calm = is_calm(history.grown, now, seconds=limiter.calm_seconds)
+    wanted, why = _wanted(fleet, current, history, now, may_shrink=calm)
     past = limiter.remember(history, wanted)
     urgent = wanted > current and any(server.parts.rejections for server in fleet.servers)
     steady = wanted if urgent else limiter.stabilised(past, wanted)
@@ -74,7 +75,9 @@ def decide(
     )
 
 
-def _wanted(fleet: Fleet, current: int, history: History, now: datetime) -> tuple[int, str]:
+def _wanted(
+    fleet: Fleet, current: int, history: History, now: datetime, *, may_shrink: bool
+) -> tuple[int, str]:
     """What the demand calls for, and in a word why; `current` where there is no evidence."""
     if not fleet.servers:
         return current, "MetricsStale" if fleet.stale else "NoReadyReplicas"
@@ -85,7 +88,7 @@ def _wanted(fleet: Fleet, current: int, history: History, now: datetime) -> tupl
         return current, "MetricsStale"
     foreseen = history.forecast(fleet) + history.reserve
     enough = max(math.ceil(fleet.load / SHRINK_TARGET), math.ceil(foreseen), 1)
-    if enough < current and is_calm(history.grown, now):
+    if enough < current and may_shrink:
         return enough, "LowPressure"
     return current, "WithinTarget"
 

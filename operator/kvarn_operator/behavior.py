@@ -11,6 +11,9 @@ from typing import Self, TypeVar
 
 from kvarn_operator.api.spec import Behavior, ScalingPolicy
 
+CALM_WINDOWS = 2
+"""For so many of its windows for shrinking a size is kept after it grew."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -62,6 +65,11 @@ class Limiter:
             wanted=(*(each for each in seen if self._within(each[0], window)), (self.now, wanted)),
             changes=tuple(each for each in past.changes if self._within(each.at, period)),
         )
+
+    @property
+    def calm_seconds(self) -> float:
+        """How long a size is kept that just grew: the window tells how patient the user is."""
+        return CALM_WINDOWS * self.behavior.scale_down.stabilization_window_seconds
 
     def stabilised(self, past: Past, wanted: int) -> int:
         """`wanted`, held back to the least (the most) that its window called for."""

@@ -36,7 +36,7 @@ FORESEEN_SHARE, CAREFUL_SHARE = 0.9, 0.97
 REGRET_SECONDS = 7200.0
 """How long it is regretted that a size had to grow again soon after it shrank."""
 CALM_SECONDS = 600.0
-"""For so long after a change, one that undoes it needs a better reason."""
+"""For so long after it shrank, a size needs a better reason to grow again."""
 
 Note = tuple[datetime, float]
 """(time, servers)"""

@@ -1,0 +1,99 @@
+"""One layer's work in a step, in the order of the contract: store, attend, write the tails."""
+
+import torch
+
+from kvarn.format.layout import TILE_TOKENS, TileLayout
+from kvarn.kernels.batch import LayerCache
+from kvarn.kernels.triton.arguments import Attention, compute_type
+from kvarn.kernels.triton.butterfly import rotate_queries
+from kvarn.kernels.triton.decode import attend_few
+from kvarn.kernels.triton.memory import scratch
+from kvarn.kernels.triton.parts import Cut, even_cut, fixed_cut, processors
+from kvarn.kernels.triton.prefill import attend_many
+from kvarn.kernels.triton.rotate import padded_channels
+from kvarn.kernels.triton.step import Step
+from kvarn.kernels.triton.store import store_tiles
+from kvarn.kernels.triton.tail import write_tails
+
+FEW_TOKENS = 8
+"""Most new tokens of a sequence in a step without prefill."""
+
+
+def attend_and_store(
+    step: Step,
+    cache: LayerCache,
+    *,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    scale: float,
+    out: torch.Tensor,
+    soft_cap: float = 0.0,
+    batch_invariant: bool = False,
+) -> None:
+    """Compute one layer's attention of a batch and bring its cache up to date.
+
+    Args:
+        step: the batch.
+        cache: the layer's pages.
+        query: ``[tokens, Hq, D]``; H divides Hq. Channels are contiguous, here and below.
+        keys: ``[tokens, H, D]`` of the new tokens.
+        values: ``[tokens, H, D]``.
+        scale: factor of the scores.
+        out: ``[tokens, Hq, D]``, written for every token of the step.
+        soft_cap: c, where scores s become c · tanh(s / c); 0 for none.
+        batch_invariant: make a query's result independent of what else is in the batch, bit for
+            bit, and of the chunks in which its sequence came. Long prompts take longer.
+    """
+    store_tiles(step, cache, keys=keys, values=values, faults=cache.faults)
+    attention = Attention(
+        query=query,
+        rotated=_rotated(cache.layout, query),
+        keys=keys,
+        values=values,
+        out=out,
+        scale=scale,
+        soft_cap=soft_cap,
+    )
+    few = _few(step, attention, cache.layout, batch_invariant=batch_invariant)
+    if few:
+        cut = _cut(step, attention, few=few, batch_invariant=batch_invariant)
+        attend_few(step, cache, attention, few=few, cut=cut)
+    if few < min(step.batch.most_new, TILE_TOKENS):
+        attend_many(step, cache, attention, few=few)
+    write_tails(step, cache, keys=keys, values=values)
+
+
+def _rotated(layout: TileLayout, query: torch.Tensor) -> torch.Tensor | None:
+    """Queries as packed keys need them, in scratch memory."""
+    if layout.format.is_raw:
+        return None
+    shape = (*query.shape[:2], padded_channels(layout))
+    rotated = scratch(query.device).rotated(shape, compute_type(layout, query.dtype))
+    rotate_queries(layout, query, rotated)
+    return rotated
+
+
+def _few(step: Step, attention: Attention, layout: TileLayout, *, batch_invariant: bool) -> int:
+    """Tokens up to which a segment is attended in parts.
+
+    Float32 is for tests, and has products of its own. Where results must not depend on the batch
+    every segment is: a token may come alone in one batch and with a whole prompt in another.
+    """
+    if compute_type(layout, attention.query.dtype) == torch.float32:
+        return 0
+    most = min(step.batch.most_new, TILE_TOKENS)
+    return most if batch_invariant or most <= FEW_TOKENS else 1
+
+
+def _cut(step: Step, attention: Attention, *, few: int, batch_invariant: bool) -> Cut:
+    batch = step.batch
+    tiles = (batch.longest - 1) // TILE_TOKENS
+    if batch_invariant:
+        return fixed_cut(group=attention.group, tiles=tiles)
+    return even_cut(
+        rows=few * attention.group,
+        histories=len(batch.lengths) * attention.keys.shape[1],
+        tiles=tiles,
+        processors=processors(attention.query.device),
+    )

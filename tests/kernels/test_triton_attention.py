@@ -10,7 +10,7 @@ from kvarn.format.reference import dequantise, quantise
 from kvarn.kernels import triton
 from kvarn.kernels.batch import Batch
 from kvarn.kernels.triton import memory
-from kvarn.kernels.triton.parts import PROGRAMS_AT_ONCE, even_cut
+from kvarn.kernels.triton.parts import WARPS_AT_ONCE, even_cut
 from tests.kernels.model import Model
 from tests.kernels.steps import DEVICE
 
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 K4V2 = FORMATS["kvarn_k4v2_g128"]
+LAYOUT = TileLayout(K4V2, 128)
 QUANTISED = [tile_format for tile_format in FORMATS.values() if not tile_format.is_raw]
 
 
@@ -155,13 +156,13 @@ def test_a_large_soft_cap_changes_nothing() -> None:
 def test_a_cut_never_asks_for_more_programs_than_run_at_once(
     rows: int, histories: int, tiles: int, processors: int
 ) -> None:
-    cut = even_cut(rows=rows, histories=histories, tiles=tiles, processors=processors)
+    cut = even_cut(LAYOUT, rows=rows, histories=histories, tiles=tiles, processors=processors)
     programs = histories * -(-rows // cut.columns)
-    assert cut.parts == 1 or programs * cut.parts <= processors * PROGRAMS_AT_ONCE
+    assert cut.parts == 1 or programs * cut.parts <= processors * WARPS_AT_ONCE
 
 
 @pytest.mark.parametrize(
     ("histories", "tiles", "parts"), [(64 * 8, 64, 2), (256 * 8, 16, 1), (8, 1024, 128)]
 )
 def test_a_cut_fills_an_h200_once(histories: int, tiles: int, parts: int) -> None:
-    assert even_cut(rows=4, histories=histories, tiles=tiles, processors=132).parts == parts
+    assert even_cut(LAYOUT, rows=4, histories=histories, tiles=tiles, processors=132).parts == parts

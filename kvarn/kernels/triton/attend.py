@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from kvarn.kernels.triton.arguments import Pages, Partial, Rows, Sequences
-from kvarn.kernels.triton.own import attend_own, channel_places, operand
+from kvarn.kernels.triton.own import attend_own, channel_places, operand, row_0_of, tail_of
 from kvarn.kernels.triton.packed import attend_packed
 from kvarn.kernels.triton.planes import plane_count, plane_width, plane_words
 from kvarn.kernels.triton.rotate import padded_channels
@@ -23,12 +23,15 @@ def parts_of(tile: tl.tensor, parts: tl.tensor, least_tiles: tl.tensor) -> tl.te
 
 
 @triton.jit
-def _load_queries(
-    at: tl.tensor, channel: tl.tensor, asked: tl.tensor, LAYOUT: tl.constexpr
-) -> tl.tensor:
-    """Queries as columns ``[K, N]`` in the model's channels."""
-    mask = (channel < LAYOUT.head_dim)[:, None] & asked[None, :]
-    return operand(tl.load(at[None, :] + channel[:, None], mask=mask, other=0.0))
+def segment_at(sequences: Sequences, index: tl.tensor) -> tuple[tl.tensor, ...]:
+    """A segment as :func:`kvarn.kernels.triton.step.load_segment` gives it."""
+    return load_segment(
+        sequences.starts,
+        sequences.lengths,
+        sequences.segment_sequence,
+        sequences.segment_tile,
+        index,
+    )
 
 
 @triton.jit
@@ -43,6 +46,74 @@ def _store_sums(
     """Store columns ``[·, N]``, relative to their totals, at places of the rows `at`."""
     mask = exists[:, None] & asked[None, :]
     tl.store(at[None, :] + place[:, None], sums * (1 / total)[None, :], mask=mask)
+
+
+@triton.jit
+def _own_part(
+    query_at: tl.tensor,
+    asked: tl.tensor,
+    sight: tl.tensor,
+    tail_at: tl.tensor,
+    keys_at: tl.tensor,
+    key_stride: tl.tensor,
+    values_at: tl.tensor,
+    value_stride: tl.tensor,
+    first: tl.tensor,
+    end: tl.tensor,
+    scale: tl.tensor,
+    sums_at: tl.tensor,
+    LAYOUT: tl.constexpr,
+    CAP: tl.constexpr,
+) -> tl.tensor:
+    """The own tile of :func:`attend`; returns the exponents of its totals."""
+    channel = tl.arange(0, channel_places(LAYOUT))
+    exists = channel < LAYOUT.head_dim
+    mask = exists[:, None] & asked[None, :]
+    queries = operand(tl.load(query_at[None, :] + channel[:, None], mask=mask, other=0.0))
+    sums, peak, total = attend_own(
+        queries,
+        sight,
+        tail_at,
+        keys_at,
+        key_stride,
+        values_at,
+        value_stride,
+        first,
+        end,
+        scale,
+        LAYOUT.head_dim,
+        CAP,
+    )
+    _store_sums(sums_at, channel, exists, sums, total, asked)
+    return peak + tl.log2(total)
+
+
+@triton.jit
+def _packed_part(
+    rotated_at: tl.tensor,
+    asked: tl.tensor,
+    tiles: tl.tensor,
+    page_stride: tl.tensor,
+    pages: tl.tensor,
+    begin: tl.tensor,
+    end: tl.tensor,
+    scale: tl.tensor,
+    sums_at: tl.tensor,
+    LAYOUT: tl.constexpr,
+    CAP: tl.constexpr,
+    ASM: tl.constexpr,
+    STAGES: tl.constexpr,
+) -> tl.tensor:
+    """A run of packed tiles of :func:`attend`; returns the exponents of its totals."""
+    sums, peak, total = attend_packed(
+        rotated_at, asked, tiles, page_stride, pages, begin, end, scale, LAYOUT, CAP, ASM, STAGES
+    )
+    BITS: tl.constexpr = LAYOUT.format.value_bits
+    WORDS: tl.constexpr = plane_words(LAYOUT, BITS)
+    word = tl.arange(0, plane_width(LAYOUT, BITS))
+    for plane in tl.static_range(plane_count(BITS)):
+        _store_sums(sums_at, plane * WORDS + word, word < WORDS, sums[plane], total, asked)
+    return peak + tl.log2(total)
 
 
 @triton.jit(
@@ -83,13 +154,7 @@ def attend(
     head = tl.program_id(1) % HEADS
     block = tl.program_id(1) // HEADS
     local = tl.program_id(2)
-    sequence, tile, first, end, origin = load_segment(
-        sequences.starts,
-        sequences.lengths,
-        sequences.segment_sequence,
-        sequences.segment_tile,
-        first_segment + local,
-    )
+    sequence, tile, first, end, origin = segment_at(sequences, first_segment + local)
     row = block * N + tl.arange(0, N)
     token = first_token + row // GROUP
     asked = (row // GROUP < tokens) & (token < end - first)
@@ -102,48 +167,37 @@ def attend(
     place = (origin + first + token).to(tl.int64)
     slot = (local * tokens + row // GROUP).to(tl.int64) * (HEADS * GROUP) + query_head
     slot = slot * (1 + parts) + part
-    pages = sequences.table + sequence.to(tl.int64) * sequences.table_stride
-    tiles = packed.pointer + head.to(tl.int64) * packed.head_stride
-    begin = tile * (part - 1) // tl.maximum(used, 1)
-    stop = tile * part // tl.maximum(used, 1)
-    sums_at = partial.sums + slot * C
-    channel = tl.arange(0, channel_places(LAYOUT))
-    query_at = query.pointer + place * query.token_stride + query_head * query.head_stride
     if part == 0:
-        page = tl.load(sequences.tail_page + sequence * sequences.tail_stride).to(tl.int64)
-        row_0 = origin.to(tl.int64)
-        sums, peak, total = attend_own(
-            _load_queries(query_at, channel, asked, LAYOUT),
+        exponent = _own_part(
+            query.pointer + place * query.token_stride + query_head * query.head_stride,
+            asked,
             first + token,
-            tail.pointer + page * tail.page_stride + head.to(tl.int64) * tail.head_stride,
-            keys.pointer + row_0 * keys.token_stride + head * keys.head_stride,
+            tail_of(tail, sequences, sequence, head),
+            row_0_of(keys, origin, head),
             keys.token_stride,
-            values.pointer + row_0 * values.token_stride + head * values.head_stride,
+            row_0_of(values, origin, head),
             values.token_stride,
             first,
             end,
             scale,
-            LAYOUT.head_dim,
+            partial.sums + slot * C,
+            LAYOUT,
             CAP,
         )
-        _store_sums(sums_at, channel, channel < LAYOUT.head_dim, sums, total, asked)
     else:
-        planes, peak, total = attend_packed(
+        exponent = _packed_part(
             rotated + (place * (HEADS * GROUP) + query_head) * C,
             asked,
-            tiles,
+            packed.pointer + head.to(tl.int64) * packed.head_stride,
             packed.page_stride,
-            pages,
-            begin,
-            stop,
+            sequences.table + sequence.to(tl.int64) * sequences.table_stride,
+            tile * (part - 1) // used,
+            tile * part // used,
             scale,
+            partial.sums + slot * C,
             LAYOUT,
             CAP,
             ASM,
             STAGES,
         )
-        WORDS: tl.constexpr = plane_words(LAYOUT, LAYOUT.format.value_bits)
-        word = tl.arange(0, plane_width(LAYOUT, LAYOUT.format.value_bits))
-        for plane in tl.static_range(plane_count(LAYOUT.format.value_bits)):
-            _store_sums(sums_at, plane * WORDS + word, word < WORDS, planes[plane], total, asked)
-    tl.store(partial.exponents + slot, peak + tl.log2(total), mask=asked)
+    tl.store(partial.exponents + slot, exponent, mask=asked)

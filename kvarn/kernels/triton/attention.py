@@ -57,7 +57,7 @@ def attend_and_store(
     )
     few = _few(step, attention, cache.layout, batch_invariant=batch_invariant)
     if few:
-        cut = _cut(step, attention, few=few, batch_invariant=batch_invariant)
+        cut = _cut(step, attention, cache.layout, few=few, batch_invariant=batch_invariant)
         attend_few(step, cache, attention, few=few, cut=cut)
     if few < min(step.batch.most_new, TILE_TOKENS):
         attend_many(step, cache, attention, few=few)
@@ -86,12 +86,15 @@ def _few(step: Step, attention: Attention, layout: TileLayout, *, batch_invarian
     return most if batch_invariant or most <= FEW_TOKENS else 1
 
 
-def _cut(step: Step, attention: Attention, *, few: int, batch_invariant: bool) -> Cut:
+def _cut(
+    step: Step, attention: Attention, layout: TileLayout, *, few: int, batch_invariant: bool
+) -> Cut:
     batch = step.batch
     tiles = (batch.longest - 1) // TILE_TOKENS
     if batch_invariant:
-        return fixed_cut(group=attention.group, tiles=tiles)
+        return fixed_cut(layout, group=attention.group, tiles=tiles)
     return even_cut(
+        layout,
         rows=few * attention.group,
         histories=len(batch.lengths) * attention.keys.shape[1],
         tiles=tiles,

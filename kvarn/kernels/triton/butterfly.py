@@ -69,11 +69,11 @@ def _rotate_queries(
     HEADS: tl.constexpr,
     LAYOUT: tl.constexpr,
 ) -> None:
-    """Queries of :data:`ROWS` heads of one token; the grid is ``(⌈Hq/ROWS⌉, tokens)``."""
+    """Queries of :data:`ROWS` heads of one token; the grid is ``(tokens, ⌈Hq/ROWS⌉)``."""
     D: tl.constexpr = LAYOUT.head_dim
     C: tl.constexpr = padded_channels(LAYOUT)
-    token = tl.program_id(1).to(tl.int64)
-    head = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    token = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     channel = tl.arange(0, channel_places(LAYOUT))
     mask = (head < HEADS)[:, None] & (channel < D)[None, :]
     rows = query + token * token_stride + head[:, None] * head_stride
@@ -91,6 +91,6 @@ def rotate_queries(layout: TileLayout, query: torch.Tensor, rotated: torch.Tenso
         rotated: ``[tokens, Hq, C]``; places of no channel are left alone.
     """
     tokens, heads, _ = query.shape
-    _rotate_queries[(triton.cdiv(heads, ROWS.value), tokens)](
+    _rotate_queries[(tokens, triton.cdiv(heads, ROWS.value))](
         query, *query.stride()[:2], rotated, HEADS=heads, LAYOUT=layout, num_warps=1
     )

@@ -4,11 +4,10 @@ import triton
 import triton.language as tl
 
 from kvarn.kernels.triton.arguments import Partial, Rows, Sequences
-from kvarn.kernels.triton.attend import parts_of
+from kvarn.kernels.triton.attend import parts_of, segment_at
 from kvarn.kernels.triton.butterfly import group_place, turned
 from kvarn.kernels.triton.own import channel_places
 from kvarn.kernels.triton.rotate import padded_channels
-from kvarn.kernels.triton.step import load_segment
 
 PARTS = tl.constexpr(16)
 """Parts that are loaded at once."""
@@ -35,13 +34,7 @@ def combine(
     head = tl.program_id(0)
     token = tl.program_id(1)
     local = tl.program_id(2)
-    _, tile, first, end, origin = load_segment(
-        sequences.starts,
-        sequences.lengths,
-        sequences.segment_sequence,
-        sequences.segment_tile,
-        first_segment + local,
-    )
+    _, tile, first, end, origin = segment_at(sequences, first_segment + local)
     if (first_token + token >= end - first) | (end - first > few):
         return
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import triton
 
-from kvarn.format.layout import TileLayout
 from kvarn.kernels.batch import LayerCache
 from kvarn.kernels.triton.arguments import Attention, Pages, Partial, Rows, Sequences
 from kvarn.kernels.triton.attend import attend
@@ -14,6 +13,7 @@ from kvarn.kernels.triton.memory import scratch
 from kvarn.kernels.triton.parts import Cut
 from kvarn.kernels.triton.rotate import INTERPRETED, padded_channels
 from kvarn.kernels.triton.step import Step
+
 
 @dataclass(frozen=True)
 class Window:
@@ -84,8 +84,8 @@ def _launch(
         LAYOUT=layout,
         CAP=attention.soft_cap,
         ASM=not INTERPRETED.value,
-        STAGES=_stages(layout),
-        num_warps=_warps(layout),
+        STAGES=cut.stages,
+        num_warps=cut.warps,
     )
     combine[(query_heads, window.tokens, window.segments)](
         Rows.of(attention.out),
@@ -110,14 +110,3 @@ def _windows(segments: int, tokens: int, *, token_rows: int, rows: int) -> Itera
                 first_token=first_token,
                 tokens=min(tokens_at_once, tokens - first_token),
             )
-
-
-def _warps(layout: TileLayout) -> int:
-    """Warps of a program: one, which waits for no other, as long as a tile fits into it."""
-    return max(1, padded_channels(layout) // 128)
-
-
-def _stages(layout: TileLayout) -> int:
-    """Tiles in flight: two, unless their words alone would crowd other programs out."""
-    bits = (layout.format.key_bits, layout.format.value_bits)
-    return 1 if 3 in bits or padded_channels(layout) > 256 else 2

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from kvarn.format.layout import TileLayout
+from kvarn.kernels.triton.arguments import Pages, Rows, Sequences
 from kvarn.kernels.triton.rotate import INTERPRETED
 from kvarn.kernels.triton.scores import LOWEST, as_exponents, score_factor, weigh
 
@@ -26,6 +27,19 @@ def operand(numbers: tl.tensor) -> tl.tensor:
     if INTERPRETED:
         return numbers.to(tl.float32)
     return numbers
+
+
+@triton.jit
+def tail_of(tail: Pages, sequences: Sequences, sequence: tl.tensor, head: tl.tensor) -> tl.tensor:
+    """Pointer to row 0 of a head in a sequence's tail page."""
+    page = tl.load(sequences.tail_page + sequence * sequences.tail_stride).to(tl.int64)
+    return tail.pointer + page * tail.page_stride + head.to(tl.int64) * tail.head_stride
+
+
+@triton.jit
+def row_0_of(rows: Rows, origin: tl.tensor, head: tl.tensor) -> tl.tensor:
+    """Pointer to where row 0 of a segment's tile would be among a head's new tokens."""
+    return rows.pointer + origin.to(tl.int64) * rows.token_stride + head * rows.head_stride
 
 
 @triton.jit

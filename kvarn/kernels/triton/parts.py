@@ -6,8 +6,11 @@ from functools import cache
 import torch
 import triton
 
-PROGRAMS_AT_ONCE = 8
-"""Programs of one warp and 255 registers that a multiprocessor runs side by side."""
+from kvarn.format.layout import TileLayout
+from kvarn.kernels.triton.rotate import padded_channels
+
+WARPS_AT_ONCE = 8
+"""Warps of 255 registers that a multiprocessor runs side by side."""
 
 LEAST_TILES = 2
 """Fewest tiles that are worth a part of their own."""
@@ -21,49 +24,67 @@ _OVERHEAD_TILES = 2
 
 @dataclass(frozen=True)
 class Cut:
-    """What a program takes.
+    """What a program takes, and what it is given for that.
 
     Attributes:
         columns: query rows.
         parts: most parts of a history.
         least_tiles: of a part. A history has as many parts as it fills, all of one size.
+        warps: of the program.
+        stages: tiles whose words are loaded at once.
     """
 
     columns: int
     parts: int
     least_tiles: int
+    warps: int
+    stages: int
 
 
-def fixed_cut(*, group: int, tiles: int) -> Cut:
+def fixed_cut(layout: TileLayout, *, group: int, tiles: int) -> Cut:
     """A cut that depends on a history's length alone.
 
     Args:
+        layout: of the tiles.
         group: query heads of a KV head.
         tiles: of the longest history.
     """
-    return Cut(_columns(group), triton.cdiv(tiles, FIXED_TILES), FIXED_TILES)
+    return Cut(
+        columns=_columns(group),
+        parts=triton.cdiv(tiles, FIXED_TILES),
+        least_tiles=FIXED_TILES,
+        warps=_warps(layout),
+        stages=_stages(layout),
+    )
 
 
 @cache
-def even_cut(*, rows: int, histories: int, tiles: int, processors: int) -> Cut:
+def even_cut(layout: TileLayout, *, rows: int, histories: int, tiles: int, processors: int) -> Cut:
     """A cut that keeps a device busy, with programs that end together.
 
     Args:
+        layout: of the tiles.
         rows: queries of a KV head and sequence.
         histories: KV heads times sequences.
         tiles: of the longest history.
         processors: multiprocessors of the device.
     """
-    columns = _columns(rows)
+    columns, warps = _columns(rows), _warps(layout)
     programs = histories * triton.cdiv(rows, columns)
-    at_once = processors * PROGRAMS_AT_ONCE
+    at_once = processors * WARPS_AT_ONCE // warps
     most = max(1, min(triton.cdiv(tiles, LEAST_TILES), at_once // programs))
 
     def duration(parts: int) -> int:
         rounds: int = triton.cdiv(programs * parts, at_once)
         return rounds * (triton.cdiv(tiles, parts) + _OVERHEAD_TILES)
 
-    return Cut(columns, min(range(1, most + 1), key=duration), LEAST_TILES)
+    return Cut(
+        columns=columns,
+        parts=min(range(1, most + 1), key=duration),
+        least_tiles=LEAST_TILES,
+        warps=warps,
+        stages=_stages(layout),
+    )
 
 
 @cache
@@ -77,3 +98,14 @@ def processors(device: torch.device) -> int:
 def _columns(rows: int) -> int:
     """Columns of a product for so many query rows: a power of two that tensor cores take."""
     return 8 if rows <= 8 else 16
+
+
+def _warps(layout: TileLayout) -> int:
+    """One, which waits for no other, as long as a tile fits into it."""
+    return max(1, padded_channels(layout) // 128)
+
+
+def _stages(layout: TileLayout) -> int:
+    """Two, unless the words of two tiles would crowd other programs out."""
+    bits = (layout.format.key_bits, layout.format.value_bits)
+    return 1 if 3 in bits or padded_channels(layout) > 256 else 2

@@ -19,11 +19,12 @@ from kvarn.kernels.triton.arguments import (
     as_triton,
     compute_type,
 )
+from kvarn.kernels.triton.attend import segment_at
 from kvarn.kernels.triton.butterfly import group_channel, turned
 from kvarn.kernels.triton.dense import load_rows
-from kvarn.kernels.triton.own import channel_places, load_own, operand
+from kvarn.kernels.triton.own import channel_places, load_own, operand, row_0_of, tail_of
 from kvarn.kernels.triton.scores import LOWEST, as_exponents, score_factor, weigh
-from kvarn.kernels.triton.step import TILE, Step, load_segment
+from kvarn.kernels.triton.step import TILE, Step
 
 
 @triton.jit
@@ -59,6 +60,82 @@ def _add(
     return sums, peak, total
 
 
+@triton.jit
+def _add_history(
+    queries: tl.tensor,
+    key_channel: tl.tensor,
+    exists: tl.tensor,
+    tiles: tl.tensor,
+    page_stride: tl.tensor,
+    pages: tl.tensor,
+    count: tl.tensor,
+    factor: tl.tensor,
+    LAYOUT: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    T: tl.constexpr,
+    CAP: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Sums, peaks and totals over a sequence's first tiles, the sums in the format's rotation.
+
+    `queries` ``[M, K]`` have channels in the order of `key_channel`, of which those that `exists`.
+    """
+    channel = tl.arange(0, queries.shape[1])
+    peak = tl.full([queries.shape[0]], LOWEST, tl.float32)
+    total = tl.zeros([queries.shape[0]], tl.float32)
+    sums = tl.zeros(queries.shape, tl.float32)
+    for index in range(count):
+        tile = tiles + tl.load(pages + index).to(tl.int64) * page_stride
+        for begin in range(0, TILE, T):
+            token = begin + tl.arange(0, T)
+            held = channel < LAYOUT.head_dim
+            keys = load_rows(tile, token, key_channel, exists, "key", LAYOUT, COMPUTE)
+            values = load_rows(tile, token, channel, held, "value", LAYOUT, COMPUTE)
+            sums, peak, total = _add(
+                sums,
+                peak,
+                total,
+                queries,
+                tl.trans(keys),
+                values,
+                (token >= 0)[None, :],
+                factor,
+                CAP,
+            )
+    return sums, peak, total
+
+
+@triton.jit
+def _add_own(
+    sums: tl.tensor,
+    peak: tl.tensor,
+    total: tl.tensor,
+    queries: tl.tensor,
+    sight: tl.tensor,
+    tail_at: tl.tensor,
+    keys_at: tl.tensor,
+    key_stride: tl.tensor,
+    values_at: tl.tensor,
+    value_stride: tl.tensor,
+    first: tl.tensor,
+    end: tl.tensor,
+    factor: tl.tensor,
+    D: tl.constexpr,
+    T: tl.constexpr,
+    CAP: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Take in the own tile, of which each query sees the rows up to its `sight`."""
+    K: tl.constexpr = queries.shape[1]
+    for begin in range(0, end, T):
+        row = begin + tl.arange(0, T)
+        keys = load_own(tail_at, keys_at, key_stride, row, first, end, D, K)
+        values = load_own(tail_at + D, values_at, value_stride, row, first, end, D, K)
+        visible = row[None, :] <= sight[:, None]
+        sums, peak, total = _add(
+            sums, peak, total, queries, tl.trans(keys), values, visible, factor, CAP
+        )
+    return sums, peak, total
+
+
 @triton.jit(do_not_specialize=["few"])
 def _attend_many(
     query: Rows,
@@ -85,13 +162,7 @@ def _attend_many(
     """
     D: tl.constexpr = LAYOUT.head_dim
     K: tl.constexpr = channel_places(LAYOUT)
-    sequence, tile, first, end, origin = load_segment(
-        sequences.starts,
-        sequences.lengths,
-        sequences.segment_sequence,
-        sequences.segment_tile,
-        tl.program_id(2),
-    )
+    sequence, tile, first, end, origin = segment_at(sequences, tl.program_id(2))
     row = tl.program_id(0) * M + tl.arange(0, M)
     if (end - first <= few) | (tl.program_id(0) * M >= (end - first) * GROUP):
         return
@@ -105,10 +176,6 @@ def _attend_many(
     queries_at = query.pointer + place * query.token_stride + query_head * query.head_stride
     queries = operand(tl.load(queries_at[:, None] + channel[None, :], mask=mask, other=0.0))
     factor = score_factor(scale, CAP)
-    peak = tl.full([M], LOWEST, tl.float32)
-    total = tl.zeros([M], tl.float32)
-    sums = tl.zeros([M, K], tl.float32)
-
     if LAYOUT.format.is_raw:
         turned_queries = queries.to(COMPUTE)
         key_channel = channel
@@ -116,52 +183,44 @@ def _attend_many(
     else:
         key_channel, exists = group_channel(LAYOUT)
         turned_at = rotated + (place * (HEADS * GROUP) + query_head) * K
-        turned_queries = tl.load(
-            turned_at[:, None] + channel[None, :], mask=asked[:, None] & exists[None, :], other=0.0
-        )
-    pages = sequences.table + sequence.to(tl.int64) * sequences.table_stride
-    for index in range(tile):
-        page = tl.load(pages + index).to(tl.int64)
-        at = packed.pointer + page * packed.page_stride + head * packed.head_stride
-        for begin in range(0, TILE, T):
-            token = begin + tl.arange(0, T)
-            key_rows = load_rows(at, token, key_channel, exists, "key", LAYOUT, COMPUTE)
-            value_rows = load_rows(at, token, channel, channel < D, "value", LAYOUT, COMPUTE)
-            sums, peak, total = _add(
-                sums,
-                peak,
-                total,
-                turned_queries,
-                tl.trans(key_rows),
-                value_rows,
-                (token >= 0)[None, :],
-                factor,
-                CAP,
-            )
+        mask = asked[:, None] & exists[None, :]
+        turned_queries = tl.load(turned_at[:, None] + channel[None, :], mask=mask, other=0.0)
+    sums, peak, total = _add_history(
+        turned_queries,
+        key_channel,
+        exists,
+        packed.pointer + head * packed.head_stride,
+        packed.page_stride,
+        sequences.table + sequence.to(tl.int64) * sequences.table_stride,
+        tile,
+        factor,
+        LAYOUT,
+        COMPUTE,
+        T,
+        CAP,
+    )
     if not LAYOUT.format.is_raw:
         sums = turned(sums, LAYOUT)
-
-    page = tl.load(sequences.tail_page + sequence * sequences.tail_stride).to(tl.int64)
-    held = tail.pointer + page * tail.page_stride + head * tail.head_stride
-    origin = origin.to(tl.int64)
-    new_keys = keys.pointer + origin * keys.token_stride + head * keys.head_stride
-    new_values = values.pointer + origin * values.token_stride + head * values.head_stride
-    for begin in range(0, end, T):
-        token = begin + tl.arange(0, T)
-        key_rows = load_own(held, new_keys, keys.token_stride, token, first, end, D, K)
-        value_rows = load_own(held + D, new_values, values.token_stride, token, first, end, D, K)
-        sums, peak, total = _add(
-            sums,
-            peak,
-            total,
-            queries,
-            tl.trans(key_rows),
-            value_rows,
-            token[None, :] <= first + row[:, None] // GROUP,
-            factor,
-            CAP,
-        )
+    sums, peak, total = _add_own(
+        sums,
+        peak,
+        total,
+        queries,
+        first + row // GROUP,
+        tail_of(tail, sequences, sequence, head),
+        row_0_of(keys, origin, head),
+        keys.token_stride,
+        row_0_of(values, origin, head),
+        values.token_stride,
+        first,
+        end,
+        factor,
+        D,
+        T,
+        CAP,
+    )
     out_at = out.pointer + place * out.token_stride + query_head * out.head_stride
+    mask = asked[:, None] & (channel < D)[None, :]
     tl.store(out_at[:, None] + channel[None, :], sums / total[:, None], mask=mask)
 
 

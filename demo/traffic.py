@@ -60,6 +60,8 @@ class Traffic:
 
     def _read(self) -> None:
         for line in self.kube.follow_log(self.name, namespace=objects.NAMESPACE):
+            if not line.startswith("{"):
+                continue  # the kubelet's own words, when the container is gone before its log ends
             told = json.loads(line)
             if "summary" in told:
                 self._summary = load.Summary(**told["summary"])

@@ -32,7 +32,7 @@ HPA = {
     },
 }
 BURST = Load(url=url(), model=view.NAME, concurrency=24, output_tokens=128)
-"""More than two servers carry."""
+"""More than one server carries."""
 SECONDS = 240.0
 
 
@@ -47,17 +47,20 @@ def metrics_api(cluster: Cluster, kube: Kube) -> Iterator[None]:
 def test_nothing_is_lost_through_a_ramp_a_restart_and_an_outage(
     story: Story, cluster: Cluster, kube: Kube, mirror: Mirror, metrics_api: None
 ):
-    """1 → 3 → 1: the operator is restarted on the way up, and cannot see the pods at the top."""
+    """Up and down again: the operator is restarted on the way up, and sees no pod at the top.
+
+    How many servers the burst takes, two or three, is up to the machine.
+    """
     kube.apply(sample(autoscaling=HPA))
     with story.steady() as steady:
         with Traffic(kube, mirror, "load-burst", BURST) as traffic:
             mirror.until(lambda _: size(mirror) > 1, "a larger size", seconds=SECONDS)
             operator = restarted_operator(kube)
-            mirror.until(lambda _: answering(story) == 3, "three servers", seconds=SECONDS)
+            mirror.until(lambda _: answering(story) > 1, "more servers", seconds=SECONDS)
             with unseen_pods(cluster, operator):
                 burst = traffic.stop()
                 mirror.until(lambda _: is_frozen(story), "the freeze", seconds=60)
-                stays(mirror, 3, seconds=2 * WINDOW_SECONDS)
+                stays(mirror, size(mirror), seconds=2 * WINDOW_SECONDS)
         mirror.until(lambda _: len(story.servers) == 1, "one server", seconds=SECONDS)
         light = steady.stop()
 

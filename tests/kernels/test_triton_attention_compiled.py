@@ -4,12 +4,9 @@ import pytest
 import torch
 
 from kvarn.format.layout import FORMATS, HEAD_DIMS, TileLayout
-from kvarn.kernels.triton.arguments import Attention, compute_type
-from kvarn.kernels.triton.butterfly import rotate_queries
-from kvarn.kernels.triton.decode import attend_few
+from kvarn.kernels.triton.arguments import Attention
+from kvarn.kernels.triton.attention import attend
 from kvarn.kernels.triton.parts import even_cut
-from kvarn.kernels.triton.prefill import attend_many
-from kvarn.kernels.triton.rotate import padded_channels
 from kvarn.kernels.triton.step import prepare
 from tests.kernels.compiled import Binary, binaries
 from tests.kernels.steps import World
@@ -24,31 +21,23 @@ def launch(name: str, head_dim: int, dtype: torch.dtype = torch.bfloat16, tokens
     step, cache = prepare(world.batch({0: (300 - tokens, 300)})), world.cache([0])
     keys, values = (rows[0][-tokens:] for rows in (world.keys, world.values))
     query = torch.zeros(tokens, 4 * world.heads, head_dim, dtype=dtype)
-    rotated = None
-    if not layout.format.is_raw:
-        shape = (*query.shape[:2], padded_channels(layout))
-        rotated = torch.empty(shape, dtype=compute_type(layout, dtype))
-        rotate_queries(layout, query, rotated)
     attention = Attention(
         query=query,
-        rotated=rotated,
         keys=keys,
         values=values,
         out=torch.empty_like(query),
         scale=1.0,
         soft_cap=0.0,
     )
-    if tokens == 1 and compute_type(layout, dtype) != torch.float32:
-        cut = even_cut(layout, rows=4, histories=2, tiles=2, processors=132)
-        attend_few(step, cache, attention, few=1, cut=cut)
-    else:
-        attend_many(step, cache, attention, few=0)
+    cut = even_cut(layout, rows=4, histories=2, tiles=2, processors=132)
+    attend(step, cache, attention, cut=cut)
 
 
 def kernel(capability: int, name: str, head_dim: int, **options: object) -> Binary:
     """The one that reads the tiles."""
     found = binaries(capability, launch, name, head_dim, **options)
-    return next(binary for binary in found if binary.name in {"attend", "_attend_many"})
+    function = "attend" if options.get("tokens", 1) == 1 else "_attend_many"
+    return next(binary for binary in found if binary.name == function)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
@@ -81,4 +70,4 @@ def test_every_head_dimension_fits_into_the_smallest_shared_memory(head_dim: int
 
 @pytest.mark.parametrize("name", ["kvarn_raw_g128", "kvarn_k4v2_g128"])
 def test_float32_compiles(name: str) -> None:
-    assert kernel(90, name, 128, dtype=torch.float32).registers <= 255
+    assert kernel(90, name, 128, dtype=torch.float32, tokens=2).registers <= 255

@@ -17,7 +17,6 @@ class Attention:
 
     Attributes:
         query: ``[tokens, Hq, D]``.
-        rotated: the same rotated, in group order, ``[tokens, Hq, C]``; None for raw tiles.
         keys: ``[tokens, H, D]`` of the new tokens.
         values: ``[tokens, H, D]``.
         out: ``[tokens, Hq, D]``.
@@ -26,7 +25,6 @@ class Attention:
     """
 
     query: torch.Tensor
-    rotated: torch.Tensor | None
     keys: torch.Tensor
     values: torch.Tensor
     out: torch.Tensor

@@ -45,23 +45,39 @@ def attend_and_store(
         batch_invariant: make a query's result independent of what else is in the batch, bit for
             bit, and of the chunks in which its sequence came. Long prompts take longer.
     """
-    store_tiles(step, cache, keys=keys, values=values, faults=cache.faults)
     attention = Attention(
-        query=query,
-        rotated=_rotated(cache.layout, query),
-        keys=keys,
-        values=values,
-        out=out,
-        scale=scale,
-        soft_cap=soft_cap,
+        query=query, keys=keys, values=values, out=out, scale=scale, soft_cap=soft_cap
     )
-    few = _few(step, attention, cache.layout, batch_invariant=batch_invariant)
-    if few:
-        cut = _cut(step, attention, cache.layout, few=few, batch_invariant=batch_invariant)
-        attend_few(step, cache, attention, few=few, cut=cut)
-    if few < min(step.batch.most_new, TILE_TOKENS):
-        attend_many(step, cache, attention, few=few)
+    store_tiles(step, cache, keys=keys, values=values, faults=cache.faults)
+    attend(step, cache, attention, batch_invariant=batch_invariant)
     write_tails(step, cache, keys=keys, values=values)
+
+
+def attend(
+    step: Step,
+    cache: LayerCache,
+    attention: Attention,
+    *,
+    batch_invariant: bool = False,
+    cut: Cut | None = None,
+) -> None:
+    """Compute one layer's attention of a batch, complete tiles stored and tails not yet written.
+
+    Args:
+        step: the batch.
+        cache: the layer's pages.
+        attention: what is asked.
+        batch_invariant: as in :func:`attend_and_store`.
+        cut: of segments of few tokens; chosen by the batch and the device if there is none.
+    """
+    layout = cache.layout
+    rotated = _rotated(layout, attention.query)
+    few = _few(step, attention, layout, batch_invariant=batch_invariant)
+    if few and rotated is not None:
+        cut = cut or _cut(step, attention, layout, few=few, batch_invariant=batch_invariant)
+        attend_few(step, cache, attention, rotated, few=few, cut=cut)
+    if few < min(step.batch.most_new, TILE_TOKENS):
+        attend_many(step, cache, attention, rotated, few=few)
 
 
 def _rotated(layout: TileLayout, query: torch.Tensor) -> torch.Tensor | None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 import triton
 
 from kvarn.kernels.batch import LayerCache
@@ -25,13 +26,22 @@ class Window:
     tokens: int
 
 
-def attend_few(step: Step, cache: LayerCache, attention: Attention, *, few: int, cut: Cut) -> None:
+def attend_few(
+    step: Step,
+    cache: LayerCache,
+    attention: Attention,
+    rotated: torch.Tensor,
+    *,
+    few: int,
+    cut: Cut,
+) -> None:
     """Attention of the segments that have at most `few` tokens.
 
     Args:
         step: the batch.
         cache: the layer's pages, complete tiles stored.
         attention: what is asked.
+        rotated: the queries ``[tokens, Hq, C]``, rotated in group order.
         few: tokens.
         cut: what a program takes.
     """
@@ -42,13 +52,14 @@ def attend_few(step: Step, cache: LayerCache, attention: Attention, *, few: int,
     sums = rows * (1 + cut.parts) * channels
     partial = Partial(memory[:sums], memory[sums:])
     for window in _windows(step.segments, few, token_rows=query_heads, rows=rows):
-        _launch(step, cache, attention, partial, window, few=few, cut=cut)
+        _launch(step, cache, attention, rotated, partial, window, few=few, cut=cut)
 
 
 def _launch(
     step: Step,
     cache: LayerCache,
     attention: Attention,
+    rotated: torch.Tensor,
     partial: Partial,
     window: Window,
     *,
@@ -69,7 +80,7 @@ def _launch(
     blocks = triton.cdiv(window.tokens * attention.group, cut.columns)
     attend[(1 + cut.parts, blocks * heads, window.segments)](
         Rows.of(attention.query),
-        attention.rotated,
+        rotated,
         Rows.of(attention.keys),
         Rows.of(attention.values),
         Pages.of(cache.tail),

@@ -234,13 +234,21 @@ def _block(layout: TileLayout, model: torch.dtype) -> dict[str, int]:
     return {"M": 128, "T": 64, "num_warps": 8, "num_stages": 2}
 
 
-def attend_many(step: Step, cache: LayerCache, attention: Attention, *, few: int) -> None:
+def attend_many(
+    step: Step,
+    cache: LayerCache,
+    attention: Attention,
+    rotated: torch.Tensor | None,
+    *,
+    few: int,
+) -> None:
     """Attention of the segments that have more than `few` tokens.
 
     Args:
         step: the batch.
         cache: the layer's pages, complete tiles stored.
         attention: what is asked.
+        rotated: the queries ``[tokens, Hq, C]``, rotated in group order; None for raw tiles.
         few: tokens.
     """
     layout, model = cache.layout, attention.query.dtype
@@ -249,7 +257,7 @@ def attend_many(step: Step, cache: LayerCache, attention: Attention, *, few: int
     most = min(step.batch.most_new, TILE_TOKENS)
     _attend_many[(triton.cdiv(most * group, block["M"]), heads, step.segments)](
         Rows.of(attention.query),
-        attention.rotated,
+        rotated,
         Rows.of(attention.keys),
         Rows.of(attention.values),
         Pages.of(cache.tail),

@@ -68,7 +68,7 @@ def test_half_precision_models(kernels: ModuleType, dtype: torch.dtype) -> None:
     model.check()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     tile_format=st.sampled_from(sorted(FORMATS.values(), key=str)),
     lengths=st.lists(st.integers(1, 600), min_size=1, max_size=4),

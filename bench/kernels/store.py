@@ -1,4 +1,4 @@
-"""Time of the store on a GPU: `python -m bench.kernels_store`.
+"""Time of the store on a GPU: `python -m bench.kernels.store`.
 
 Two kinds of step: a prompt's, in which every tile is complete, and a decode step, in which none or
 all of 64 sequences complete one. Times are those of CUDA graph replays. The share is of the
@@ -7,12 +7,12 @@ bandwidth of an elementwise copy in the same run.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from statistics import median
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from bench.kernels.clock import copy_bandwidth, microseconds
 from kvarn.format.layout import FORMATS, TILE_TOKENS, TileLayout
 from kvarn.kernels.batch import Batch, LayerCache
 from kvarn.kernels.triton.step import prepare
@@ -21,7 +21,7 @@ from kvarn.kernels.triton.tail import write_tails
 
 HEADS, HEAD_DIM = 8, 128
 SEQUENCES, TILES = 64, 8
-CALLS, REPLAYS = 8, 9
+CALLS = 8
 
 
 @dataclass(frozen=True)
@@ -37,25 +37,6 @@ class Work:
     name: str
     call: Callable[[], object]
     moved_bytes: int
-
-
-def microseconds(call: Callable[[], object]) -> float:
-    """Of one call in a captured graph of :data:`CALLS`: the median of its replays."""
-    call()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(CALLS):
-            call()
-    graph.replay()
-    times: list[float] = []
-    for _ in range(REPLAYS):
-        start, end = (torch.Event("cuda", enable_timing=True) for _ in "se")
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) * 1e3 / CALLS)
-    return median(times)
 
 
 def rows(tokens: int) -> torch.Tensor:
@@ -112,22 +93,14 @@ def works(name: str) -> Iterator[Work]:
             yield Work(f"{name}, decode: tails", write, 4 * keys.numel() * 2)
 
 
-def copy() -> Work:
-    """The ceiling; a plain copy in a graph is slower than one that computes."""
-    source = torch.randn(1 << 27, device="cuda")
-    target = torch.empty_like(source)
-    return Work("elementwise copy", lambda: torch.neg(source, out=target), 2 * source.nbytes)
-
-
 def main() -> None:
     """Print the table."""
     table = Table("work", "µs", "GB/s", "share of copy")
-    ceiling = None
-    for work in (copy(), *(work for name in FORMATS for work in works(name))):
-        time = microseconds(work.call)
-        rate = work.moved_bytes / time / 1e3
-        ceiling = ceiling or rate
-        table.add_row(work.name, f"{time:.1f}", f"{rate:.0f}", f"{rate / ceiling:.0%}")
+    ceiling = copy_bandwidth()
+    for work in (work for name in FORMATS for work in works(name)):
+        time = microseconds([work.call] * CALLS)
+        rate = work.moved_bytes / time * 1e6
+        table.add_row(work.name, f"{time:.1f}", f"{rate / 1e9:.0f}", f"{rate / ceiling:.0%}")
     Console().print(torch.cuda.get_device_name(), "torch", torch.__version__)
     Console().print(table)
 

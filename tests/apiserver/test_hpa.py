@@ -59,18 +59,6 @@ async def scaled(
         yield world
 
 
-async def size(world: World) -> int:
-    deployment = await world.get("deployment")
-    return int(deployment["spec"]["replicas"])
-
-
-async def until_size(world: World, wanted: int) -> None:
-    async def reached() -> bool:
-        return await size(world) == wanted
-
-    await until(reached, say=f"the size did not become {wanted}")
-
-
 async def serve(world: World, resource: Resource, *addresses: str, **spec: Any) -> None:
     """The resource with a ready pod at each address."""
     resource["spec"] |= {"batching": {"maxSequences": 64}} | spec
@@ -108,12 +96,12 @@ async def test_the_clusters_controller_follows_the_demand_up_and_down(
     before = writes()
     vllm.loads[ONE] = BUSY
     await serve(scaled, resource, ONE, autoscaling=HPA)
-    await until_size(scaled, 3)
+    await scaled.until_size(3)
 
     vllm.loads |= {ONE: Load(), TWO: Load(), THREE: Load()}
     await run(scaled, ONE, TWO, THREE)
 
-    await until_size(scaled, 1)
+    await scaled.until_size(1)
     assert writes() == before
 
 
@@ -122,11 +110,11 @@ async def test_the_pods_with_the_least_to_lose_are_marked_before_it_shrinks(
 ) -> None:
     vllm.loads |= {ONE: Load(running=2, usage=0.01), TWO: Load()}
     await serve(scaled, resource, ONE, TWO, replicas=2)
-    await until_size(scaled, 2)
+    await scaled.until_size(2)
 
     await scaled.patch("kvd", {"spec": {"replicas": None, "autoscaling": HPA}})
 
-    await until_size(scaled, 1)
+    await scaled.until_size(1)
     pods = [await scaled.get("pod", name) for name in ("demo-2", "demo-3")]
     busy, idle = (int(pod["metadata"]["annotations"][DELETION_COST]) for pod in pods)
     assert busy > idle
@@ -138,7 +126,7 @@ async def test_a_silent_server_freezes_the_size(
     """No number is served, so the controller has nothing to shrink by."""
     vllm.loads |= {ONE: BUSY}
     await serve(scaled, resource, ONE, autoscaling=HPA)
-    await until_size(scaled, 3)
+    await scaled.until_size(3)
 
     vllm.loads[ONE] = Load()
     await run(scaled, ONE, TWO)
@@ -147,7 +135,7 @@ async def test_a_silent_server_freezes_the_size(
     await scaled.kubectl("wait", "hpa/demo", "--for=condition=ScalingActive=False", "--timeout=60s")
     with pytest.raises(KubectlError, match="is not known: The size stays, as there are no fresh"):
         await scaled.kubectl("get", "--raw", path(scaled, "kvarn_demand_replicas"))
-    assert await size(scaled) == 3
+    assert await scaled.size() == 3
 
 
 def path(world: World, metric: str) -> str:
@@ -215,14 +203,14 @@ async def test_switching_the_owner_does_not_jump_the_size(
     """Whoever changed the size last is its one owner; a switch alone changes nothing."""
     vllm.loads |= {ONE: Load(usage=0.7), TWO: Load(usage=0.7)}
     await serve(scaled, resource, ONE, TWO, replicas=2)
-    await until_size(scaled, 2)
+    await scaled.until_size(2)
     await scaled.patch("kvd", {"spec": {"replicas": None, "autoscaling": HPA}})
     await until_told(scaled, "2")
     await scaled.kubectl("wait", "hpa/demo", "--for=condition=ScalingActive", "--timeout=60s")
-    assert (await size(scaled), await scaled.owners_of_size()) == (2, OURS)
+    assert (await scaled.size(), await scaled.owners_of_size()) == (2, OURS)
 
     vllm.loads[ONE] = BUSY
-    await until_size(scaled, 3)
+    await scaled.until_size(3)
     assert await scaled.owners_of_size() == OUTSIDE
 
     vllm.loads |= {ONE: Load(usage=0.7), THREE: Load(usage=0.7)}
@@ -231,10 +219,10 @@ async def test_switching_the_owner_does_not_jump_the_size(
     await scaled.patch("kvd", {"spec": {"autoscaling": {"mode": "builtin"}}})
     await scaled.until_condition("ScalingActive", "True", reason="WithinTarget")
     assert not await scaled.get("hpa")
-    assert (await size(scaled), await scaled.owners_of_size()) == (3, OUTSIDE)
+    assert (await scaled.size(), await scaled.owners_of_size()) == (3, OUTSIDE)
 
     vllm.loads |= dict.fromkeys((ONE, TWO, THREE), Load())
-    await until_size(scaled, 1)
+    await scaled.until_size(1)
     assert await scaled.owners_of_size() == OURS
 
 
@@ -246,7 +234,7 @@ async def test_an_autoscaler_of_ones_own_may_scale_the_resource(
     await serve(scaled, resource, ONE, replicas=1, autoscaling={"mode": "none"})
     await scaled.apply(own_autoscaler())
 
-    await until_size(scaled, 2)
+    await scaled.until_size(2)
 
     assert (await scaled.get("kvd"))["spec"]["replicas"] == 2
     assert await scaled.owners_of_size("kvd") == OUTSIDE

@@ -105,12 +105,8 @@ async def test_leaving_keda_removes_the_scaled_object_before_the_size_is_written
 
     await scaled.patch("kvd", {"spec": {"autoscaling": {"mode": "builtin"}}})
     await scaled.until_condition("ScalingActive", "False", reason="NoOwner")
-    assert (await scaled.get("deployment"))["spec"]["replicas"] == 1
+    assert await scaled.size() == 1
 
     await scaled.patch("scaledobject", {"metadata": {"finalizers": None}})
-
-    async def grown() -> bool:
-        return bool((await scaled.get("deployment"))["spec"]["replicas"] == 3)
-
-    await until(grown)
+    await scaled.until_size(3)
     assert not await scaled.get("scaledobject")

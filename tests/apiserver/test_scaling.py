@@ -37,18 +37,6 @@ def scaled(world: World, config: Config, vllm: Servers) -> Iterator[World]:
         yield world
 
 
-async def size(world: World) -> int:
-    deployment = await world.get("deployment")
-    return int(deployment["spec"]["replicas"])
-
-
-async def until_size(world: World, wanted: int) -> None:
-    async def reached() -> bool:
-        return await size(world) == wanted
-
-    await until(reached, say=f"the size did not become {wanted}")
-
-
 async def serve(world: World, resource: Resource, *addresses: str, **spec: Any) -> None:
     """The resource with a ready pod at each address."""
     resource["spec"] |= spec
@@ -66,7 +54,7 @@ async def test_waiting_requests_make_it_grow(
 
     await serve(scaled, resource, ONE, autoscaling=QUICK, batching={"maxSequences": 64})
 
-    await until_size(scaled, 2)
+    await scaled.until_size(2)
     status = (await scaled.get("kvd"))["status"]
     assert status["desiredReplicas"] == 2
     assert status["lastScale"]["reason"] == "RequestsWaiting"
@@ -80,7 +68,7 @@ async def test_idle_servers_make_it_shrink_by_the_one_with_least_to_lose(
     await serve(scaled, resource, ONE, TWO, autoscaling=QUICK)
     await scaled.kubectl("scale", "deployment/demo", "--replicas=2")
 
-    await until_size(scaled, 1)
+    await scaled.until_size(1)
 
     costs = [
         int((await scaled.get("pod", name))["metadata"]["annotations"][COST])
@@ -101,7 +89,7 @@ async def test_a_silent_server_freezes_the_size(
 
     await scaled.until_condition("ScalingActive", "False", reason="MetricsStale")
 
-    assert await size(scaled) == 2
+    assert await scaled.size() == 2
     assert (await scaled.get("kvd"))["status"]["pressure"]["staleReplicas"] == 1
 
 
@@ -112,16 +100,16 @@ async def test_kubectl_scale_writes_the_size_without_an_autoscaler(
 
     await scaled.kubectl("scale", "kvd/demo", "--replicas=3")
 
-    await until_size(scaled, 3)
+    await scaled.until_size(3)
 
 
 async def test_a_size_that_is_stated_is_kept(scaled: World, resource: Resource) -> None:
     await serve(scaled, resource, replicas=2)
-    await until_size(scaled, 2)
+    await scaled.until_size(2)
 
     await scaled.kubectl("scale", "deployment/demo", "--replicas=9")
 
-    await until_size(scaled, 2)
+    await scaled.until_size(2)
 
 
 async def test_kubectl_scale_is_told_when_an_autoscaler_owns_the_size(
@@ -145,7 +133,7 @@ async def test_a_size_that_nobody_states_is_left_alone(scaled: World, resource: 
         return bool(pod["terminationGracePeriodSeconds"] == 80)
 
     await until(edited)
-    assert await size(scaled) == 4
+    assert await scaled.size() == 4
 
 
 async def test_switching_the_owner_does_not_jump_the_size(
@@ -153,17 +141,17 @@ async def test_switching_the_owner_does_not_jump_the_size(
 ) -> None:
     vllm.loads |= {ONE: Load(usage=0.6), TWO: Load(usage=0.6)}
     await serve(scaled, resource, ONE, TWO, replicas=2)
-    await until_size(scaled, 2)
+    await scaled.until_size(2)
 
     await scaled.patch("kvd", {"spec": {"replicas": None, "autoscaling": QUICK}})
 
     await scaled.until_condition("ScalingActive", "True", reason="WithinTarget")
-    assert await size(scaled) == 2
+    assert await scaled.size() == 2
 
 
 async def test_replicas_have_one_writer(scaled: World, resource: Resource) -> None:
     await serve(scaled, resource, replicas=2)
-    await until_size(scaled, 2)
+    await scaled.until_size(2)
 
     assert await scaled.owners_of_size() == [("kvarn-operator", "scale")]
 

@@ -148,6 +148,19 @@ class World:
         """The Deployment once it is there."""
         return await until(lambda: self.get("deployment"))
 
+    async def size(self) -> int:
+        """The Deployment's wanted replicas."""
+        deployment = await self.get("deployment")
+        return int(deployment["spec"]["replicas"])
+
+    async def until_size(self, wanted: int) -> None:
+        """Wait until that many replicas are wanted."""
+
+        async def reached() -> bool:
+            return await self.size() == wanted
+
+        await until(reached, say=f"the size did not become {wanted}")
+
     async def start_pod(
         self, name: str, ip: str, *, ready: bool = True, node: str = "", **status: Any
     ) -> None:

@@ -16,7 +16,6 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-import aiohttp
 import kopf
 
 from kvarn_operator import API_VERSION, FINALIZER, GROUP, OWNER_LABEL, PLURAL, VERSION, metrics
@@ -104,9 +103,10 @@ def _register_life(registry: kopf.OperatorRegistry, board: Board, config: Config
         configure(settings)
         memo.connections = AsyncExitStack()
         cluster = await memo.connections.enter_async_context(Cluster.connect())
-        session = await memo.connections.enter_async_context(aiohttp.ClientSession())
+        scraper = Scraper.connect(port=config.metrics_port)
+        pages = await memo.connections.enter_async_context(scraper)
         await _wait_for_crd(cluster, logger)
-        memo.reconciler, server = _assemble(cluster, session, config, board.values)
+        memo.reconciler, server = _assemble(cluster, pages, config, board.values)
         memo.connections.push_async_callback(server.close)
 
     @kopf.on.cleanup(registry=registry, id="stop")
@@ -126,7 +126,7 @@ def _register_life(registry: kopf.OperatorRegistry, board: Board, config: Config
 
 
 def _assemble(
-    cluster: Cluster, session: aiohttp.ClientSession, config: Config, values: Values
+    cluster: Cluster, pages: Scraper, config: Config, values: Values
 ) -> tuple[Reconciler, Server]:
     """The pass with all that it works with; the server does not listen yet."""
 
@@ -138,7 +138,6 @@ def _assemble(
     actuator = Actuator(
         api=cluster, registration=registration, values=values, poll_seconds=config.poll_seconds
     )
-    pages = Scraper(session, port=config.metrics_port)
     reconciler = Reconciler(api=cluster, actuator=actuator, pages=pages, config=config, clock=clock)
     return reconciler, server
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Self
@@ -18,6 +19,7 @@ LONGEST_LINE = 1 << 14
 MOST_REQUESTS = 1 << 20
 """No server runs or queues so many: a page that says so lies."""
 CONCURRENT = 64
+"""Pods of one resource that are read at once: pages in memory, and time if all are silent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +204,16 @@ class Scraper:
     def __init__(self, session: aiohttp.ClientSession, *, port: int) -> None:
         self._session = session
         self._port = port
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, *, port: int) -> AsyncIterator[Self]:
+        """With connections of its own, until the block ends."""
+        # Each call of `read` has its slots. aiohttp's own limit of 100 would be one for all of
+        # them: the silent pods of one resource would make those of another look silent too.
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            yield cls(session, port=port)
 
     async def read(self, addresses: Iterable[str]) -> list[Sample | ScrapeError]:
         """A sample for each pod address, or why there is none, in the same order."""

@@ -4,14 +4,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import chain
 from pathlib import Path
 
-import aiohttp
 import pytest
 from aiohttp import web
 
 from kvarn_operator import scrape
-from kvarn_operator.scrape import Sample, ScrapeError, Scraper
+from kvarn_operator.scrape import CONCURRENT, TIMEOUT_SECONDS, Sample, ScrapeError, Scraper
 
 PAGE = (Path(__file__).parent / "vllm-metrics.txt").read_text()
 """Part of what a vLLM 0.32 server with a KVarN cache said: 4 running, 2 waiting."""
@@ -136,8 +136,8 @@ async def served(answers: dict[str, Answer]) -> AsyncIterator[Scraper]:
     runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "0.0.0.0", 0).start()
-    async with aiohttp.ClientSession() as session:
-        yield Scraper(session, port=runner.addresses[0][1])
+    async with Scraper.connect(port=runner.addresses[0][1]) as scraper:
+        yield scraper
     await runner.cleanup()
 
 
@@ -176,9 +176,39 @@ async def test_slow_huge_and_hostile_servers_do_not_hold_up_the_others(
     assert time.monotonic() - began < 3
 
 
+async def test_silent_servers_of_many_resources_do_not_hold_up_those_of_another() -> None:
+    """All that may be asked at once are, however many they are."""
+    silent = [[f"127.0.{net}.{host}" for host in range(1, CONCURRENT + 1)] for net in (1, 2, 3)]
+    asked, all_asked = set(), asyncio.Event()
+
+    async def waits(request: web.Request) -> web.Response:
+        asked.add(request.transport)
+        if len(asked) == len(silent) * CONCURRENT:
+            all_asked.set()
+        return await slow(request)
+
+    async with served({"127.0.0.2": good} | dict.fromkeys(chain(*silent), waits)) as scraper:
+        reads = [asyncio.create_task(scraper.read(addresses)) for addresses in silent]
+        await asyncio.wait_for(all_asked.wait(), TIMEOUT_SECONDS)
+        (found,) = await scraper.read(["127.0.0.2"])
+        for read in reads:
+            read.cancel()
+
+    assert isinstance(found, Sample)
+
+
+async def test_a_large_deployment_is_read_whole() -> None:
+    addresses = [f"127.0.1.{host}" for host in range(1, 151)]
+
+    async with served(dict.fromkeys(addresses, good)) as scraper:
+        found = await scraper.read(addresses)
+
+    assert all(isinstance(each, Sample) for each in found)
+
+
 async def test_a_server_that_is_not_there_is_an_error_of_its_own() -> None:
-    async with aiohttp.ClientSession() as session:
-        (found,) = await Scraper(session, port=1).read(["127.0.0.9"])
+    async with Scraper.connect(port=1) as scraper:
+        (found,) = await scraper.read(["127.0.0.9"])
 
     assert isinstance(found, ScrapeError)
     assert str(found)

@@ -15,7 +15,7 @@ from bench.autoscaler.policies.ours import Kvarn
 from bench.autoscaler.policies.wva import wva_v1, wva_v2
 from bench.autoscaler.requests import Request
 from bench.autoscaler.summary import Summary, Target, summarise
-from kvarn_operator.api.spec import Autoscaling
+from kvarn_operator.api.autoscaling import Autoscaling
 
 WORKERS = 2
 PLANNED_USE = 0.6

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from datetime import datetime
 
-from kvarn_operator.api.spec import Autoscaling
+from kvarn_operator.api.autoscaling import Autoscaling
 from kvarn_operator.behavior import Change, Limiter
 from kvarn_operator.outlook import History, is_calm
 from kvarn_operator.pressure import Fleet, Part, coarse

@@ -8,7 +8,7 @@ the present size by less than a tenth; so does the policy.
 
 from kvarn_operator import OWNER_LABEL
 from kvarn_operator.api import KVarNDeployment
-from kvarn_operator.api.spec import Autoscaling
+from kvarn_operator.api.autoscaling import Autoscaling
 from kvarn_operator.metrics_api.values import DEMAND
 from kvarn_operator.observe import SERVER, Manifest
 from kvarn_operator.pods import metadata

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Self, TypeVar
 
-from kvarn_operator.api.spec import Behavior, ScalingPolicy
+from kvarn_operator.api.autoscaling import Behavior, ScalingPolicy
 
 CALM_WINDOWS = 2
 """For so many of its windows for shrinking a size is kept after it grew."""

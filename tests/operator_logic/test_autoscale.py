@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvarn_operator.api.spec import Autoscaling
+from kvarn_operator.api.autoscaling import Autoscaling
 from kvarn_operator.autoscale import Change, Decision, History, decide
 from kvarn_operator.pressure import Fleet, Parts, Server
 from tests.operator_logic.builders import NOW, later

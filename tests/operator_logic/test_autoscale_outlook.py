@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from kvarn_operator.api.spec import Autoscaling
+from kvarn_operator.api.autoscaling import Autoscaling
 from kvarn_operator.autoscale import Change, Decision, History, decide
 from kvarn_operator.outlook import CALM_SECONDS, UNMEASURED_START_SECONDS
 from kvarn_operator.pressure import Fleet, Parts, Server

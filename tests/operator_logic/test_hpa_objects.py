@@ -7,7 +7,7 @@ import pytest
 
 from kvarn_operator import autoscale
 from kvarn_operator.actuate import followed, told
-from kvarn_operator.api.spec import Autoscaling
+from kvarn_operator.api.autoscaling import Autoscaling
 from kvarn_operator.autoscale import Decision, History
 from kvarn_operator.autoscalers import autoscaler
 from kvarn_operator.pressure import Fleet, Parts, Server

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from bench.autoscaler.cluster import View
-from kvarn_operator.api.spec import Behavior, ScaleDownRules, ScaleUpRules, ScalingPolicy
+from kvarn_operator.api.autoscaling import Behavior, ScaleDownRules, ScaleUpRules, ScalingPolicy
 from kvarn_operator.behavior import Change, Limiter, Past
 
 TOLERANCE = 0.1

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from bench.autoscaler.cluster import View
 from kvarn_operator import autoscale, leaving
-from kvarn_operator.api.spec import Autoscaling
+from kvarn_operator.api.autoscaling import Autoscaling
 from kvarn_operator.autoscale import Change, History
 from kvarn_operator.pressure import fleet
 from kvarn_operator.readings import Reading, record

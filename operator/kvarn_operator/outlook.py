@@ -26,7 +26,7 @@ LEAST_NOTES = 16
 STANDARD_ERRORS = 0.5
 """By which a trend must differ from none: noise is no trend."""
 STEEPEST = 2.0
-"""By which the trend may multiply the demand, at most."""
+"""By which the trend may multiply the demand, at most; and the reserve, in its first hour."""
 DRAIN_SECONDS = 120.0
 """Time in which a queue of prompts is to be worked off, once the servers for it are there."""
 MEMORY_SECONDS = 3600.0
@@ -58,6 +58,7 @@ class History(Past):
         demand: that comes in, every `NOTE_SECONDS`.
         expected: what it was foreseen to be, at times that are still to come.
         surprises: what it was, less what had been foreseen.
+        surprised: when that was first known.
         starts: not completed yet, the earliest first.
         start_seconds: that the last start took; None until one was seen.
         size: at the last decision.
@@ -69,6 +70,7 @@ class History(Past):
     demand: tuple[Note, ...] = ()
     expected: tuple[Note, ...] = ()
     surprises: tuple[Note, ...] = ()
+    surprised: datetime | None = None
     starts: tuple[Start, ...] = ()
     start_seconds: float | None = None
     size: int = 0
@@ -109,14 +111,22 @@ class History(Past):
 
     @property
     def reserve(self) -> float:
-        """Servers that covered what was not foreseen, for most of the last hour."""
-        if len(self.surprises) < LEAST_NOTES:
+        """Servers that covered what was not foreseen, for most of the last hour.
+
+        In the first hour one burst may be most of what was seen, and a deployment that has nothing
+        to do since would be held up by it.
+        """
+        if len(self.surprises) < LEAST_NOTES or self.surprised is None:
             return 0.0
         latest, _ = self.surprises[-1]
         calm = is_calm(self.regretted, latest, seconds=REGRET_SECONDS)
         share = FORESEEN_SHARE if calm else CAREFUL_SHARE
         ordered = sorted(surprise for _, surprise in self.surprises)
-        return max(ordered[int(share * len(ordered))], 0.0)
+        reserve = max(ordered[int(share * len(ordered))], 0.0)
+        if is_calm(self.surprised, latest, seconds=MEMORY_SECONDS):
+            return reserve
+        _, incoming = self.demand[-1]
+        return min(reserve, max((STEEPEST - 1) * incoming, 1.0))
 
     def queue_demand(self, fleet: Fleet, *, current: int, now: datetime) -> float:
         """Servers that would work off, in `DRAIN_SECONDS`, the queue as it will be by then.
@@ -153,12 +163,13 @@ class History(Past):
 
     def _compared(self, incoming: float, now: datetime) -> Self:
         """Note how wrong was what had been foreseen for now."""
-        surprises = _since(self.surprises, now, MEMORY_SECONDS)
+        surprises, surprised = _since(self.surprises, now, MEMORY_SECONDS), self.surprised
         past = [expected for at, expected in self.expected if at <= now]
         if past:
             surprises = (*surprises, (now, incoming - past[-1]))
+            surprised = surprised or now
         coming = tuple(note for note in self.expected if note[0] > now)
-        return replace(self, surprises=surprises, expected=coming)
+        return replace(self, surprises=surprises, surprised=surprised, expected=coming)
 
     def _slope(self) -> float:
         """Servers a second, by least squares, less `STANDARD_ERRORS`.

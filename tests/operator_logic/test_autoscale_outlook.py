@@ -49,6 +49,14 @@ def decided(seen: Fleet, size: int, history: History, now: float) -> Decision:
     return decide(seen, current=size, rules=RULES, history=history, now=later(now))
 
 
+def watched(demand: Demand, *, seconds: int) -> History:
+    """The history of eight servers that nobody starts or stops."""
+    history = History()
+    for now in range(0, seconds, 15):
+        history = history.seen(fleet(demand(now), 8), current=8, now=later(now))
+    return history
+
+
 def test_a_rise_is_met_before_it_is_there() -> None:
     """One server more every seven minutes, from three on; four tolerate a load of 4.4."""
 
@@ -76,23 +84,25 @@ def test_noise_is_no_trend() -> None:
 
 
 def test_what_surprises_again_and_again_is_kept_in_reserve() -> None:
-    history = History()
-    for now in range(0, 3600, 15):
-        demand = 6.0 if now % 500 < 150 else 2.0
-        history = history.seen(fleet(demand, 8), current=8, now=later(now))
+    history = watched(lambda now: 6.0 if now % 500 < 150 else 2.0, seconds=4200)
 
     assert history.reserve > 2
-    assert decided(fleet(2.0, 8), 8, history, 3600).history.reserve == history.reserve
+    assert decided(fleet(2.0, 8), 8, history, 4200).history.reserve == history.reserve
+
+
+def test_a_burst_at_the_beginning_holds_at_most_twice_what_is_needed_now() -> None:
+    """It would be most of what was seen until the hour is over."""
+    history = watched(lambda now: 12.0 if 150 < now < 450 else 1.5, seconds=1080)
+
+    assert history.reserve == pytest.approx(1.5)
+    assert watched(lambda now: 12.0 if 150 < now < 450 else 0.0, seconds=1080).reserve == 1.0
 
 
 def test_a_size_that_had_to_grow_again_soon_is_kept_with_more_care() -> None:
     """One surprise in twenty: ordinarily that is too seldom to keep servers for."""
-    history = History()
-    for note in range(200):
-        demand = 2.0 if note % 20 else 5.0
-        history = history.seen(fleet(demand, 8), current=8, now=later(15.0 * note))
+    history = watched(lambda now: 5.0 if now % 300 == 0 else 2.0, seconds=4200)
 
-    sorry = history.changed(Change(later(2900), -1)).changed(Change(later(2950), 1))
+    sorry = history.changed(Change(later(4150), -1)).changed(Change(later(4190), 1))
 
     assert (history.reserve, sorry.reserve) == (0.0, pytest.approx(3.0, abs=0.5))
 

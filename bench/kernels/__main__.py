@@ -1,190 +1,188 @@
-"""The benchmark: `python -m bench.kernels [--json FILE] [--quick] [--alone] [--tune]`.
+"""The benchmark: `python -m bench.kernels [--json FILE] [--csv FILE] [--svg FILE]`.
 
-Decode attention of one layer. Every format is compared with float64 before it is timed, and nothing
-is timed if one is wrong. A tile's share is of the bandwidth of an elementwise copy in the same run.
+One layer of a step: attention of decode steps, a layer's whole work on prompts, and the store, in
+our formats; beside them, in the same run, FlashAttention 3 on bfloat16 and fp8 and vLLM's two 4-bit
+formats. What is wrong in the gate is not timed. Times are medians of CUDA graph replays; every call
+of a graph has pages of its own, in no order, of more memory than the L2 holds.
 """
 
-import json
-import platform
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from random import Random
+from typing import get_args
 
 import click
 import torch
-import triton
 
-from bench.kernels import flash
-from bench.kernels.clock import copy_bandwidth, microseconds
-from bench.kernels.decode import Ours, Shape
-from kvarn.format.layout import FORMATS, TILE_TOKENS, TileLayout
-from kvarn.kernels.triton.parts import Cut, even_cut, processors
+from bench.kernels import attention, gate, plot, record, shape, store, tune
+from bench.kernels.attention import RIVALS
+from bench.kernels.clock import copy_bandwidth
+from bench.kernels.implementation import Choice, chosen
+from bench.kernels.rival import Rival
+from bench.kernels.shape import QUICK, Shape, Stage
+from kvarn.format.layout import FORMATS
 
-QUICK = (Shape.even(64, 8192), Shape.even(8, 8192), Shape.even(1, 131072))
-LARGEST_ERROR = 4e-3
-"""Relative: bfloat16 results alone make 1.7e-3."""
-
-
-def shapes() -> Iterator[Shape]:
-    """All shapes of the record."""
-    yield from QUICK
-    for sequences, context in ((32, 32768), (4, 65536), (256, 2048), (16, 16384), (16, 4096)):
-        yield Shape.even(sequences, context)
-    for sequences, context in ((1, 1024), (1, 8192), (64, 1024), (256, 1024)):
-        yield Shape.even(sequences, context)
-    lengths = Random(7)
-    yield Shape(tuple(TILE_TOKENS * lengths.randint(2, 128) for _ in range(64)))
-    yield Shape.even(64, 8192, group=1)
-    yield Shape.even(64, 8192, group=8)
-    yield Shape.even(64, 8192, head_dim=64)
-    yield Shape.even(64, 8192, kv_heads=4, head_dim=256)
+STAGES: tuple[Stage, ...] = ("decode", "prefill", "store")
+QUANTISED = tuple(name for name, each in FORMATS.items() if not each.is_raw)
 
 
 @dataclass(frozen=True)
-class Point:
-    """A measured step.
+class Plan:
+    """What is measured.
 
     Attributes:
-        shape: of the step.
-        format: of the cache.
-        us: microseconds of attention.
-        all_us: of attention, storing and writing the tails.
-        parts: that histories were cut into.
-        moved_bytes: bytes that attention must read.
-        copy_share: of the bandwidth of an elementwise copy.
-        vs_bf16: how many times FlashAttention 3 takes on bfloat16; None without it.
-        vs_fp8: likewise on fp8.
+        attention: steps whose attention is measured: of decoding, and of prompts.
+        stores: steps whose store is.
+        names: of our formats.
+        kernels: the implementation of our attention.
+        rivals: that are measured beside it.
     """
 
-    shape: str
-    format: str
-    us: float
-    all_us: float
-    parts: int
-    moved_bytes: int
-    copy_share: float
-    vs_bf16: float | None
-    vs_fp8: float | None
+    attention: Sequence[Shape]
+    stores: Sequence[Shape]
+    names: Sequence[str]
+    kernels: Choice
+    rivals: Sequence[type[Rival]]
+
+    @classmethod
+    def of(
+        cls,
+        only: Sequence[str],
+        size: str,
+        *,
+        names: Sequence[str],
+        kernels: Choice,
+        rivals: Sequence[type[Rival]] = (),
+    ) -> "Plan":
+        """The shapes of some stages; `size` is quick, record or sweep."""
+        shapes: Mapping[str, list[Shape]] = {
+            "decode": shape.sweep_shapes() if size == "sweep" else shape.decode_shapes(),
+            "prefill": shape.prefill_shapes(),
+            "store": shape.store_shapes(),
+        }
+        if size == "quick":
+            prompt = Shape.prompt(2048, after=8192)
+            shapes = {"decode": list(QUICK), "prefill": [prompt], "store": [QUICK[0], prompt]}
+        wanted = {stage: shapes[stage] if stage in only else [] for stage in STAGES}
+        steps = [*wanted["decode"], *wanted["prefill"]]
+        return cls(steps, wanted["store"], names, kernels, rivals)
+
+    def refused(self) -> dict[tuple[str, gate.Place], str]:
+        """Why rivals do not run, by name and place; the gate, too."""
+        checks = gate.checks(
+            self.attention, self.stores, self.names, kernels=self.kernels, rivals=self.rivals
+        )
+        return gate.passed(checks)
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where results go.
+
+    Attributes:
+        json: the record.
+        csv: its points as a table.
+        svg: its picture.
+    """
+
+    json: Path | None
+    csv: Path | None
+    svg: Path | None
+
+    def write(self, surroundings: Mapping[str, object], points: Sequence[record.Point]) -> None:
+        """Write what is asked for."""
+        if self.json:
+            record.save(self.json, surroundings, points)
+        if self.csv:
+            record.save_csv(self.csv, points)
+        if self.svg:
+            self.svg.write_text(plot.svg(points, device=str(surroundings["device"])))
 
 
 @click.command()
-@click.option("--json", "path", type=click.Path(path_type=Path), help="Write the points there.")
-@click.option("--quick", is_flag=True, help="Three shapes instead of all.")
-@click.option("--alone", is_flag=True, help="Without FlashAttention 3.")
-@click.option("--tune", is_flag=True, help="Print the best cuts of the three shapes instead.")
-@click.option("--format", "names", multiple=True, help="Formats; all quantised ones by default.")
-def main(path: Path | None, quick: bool, alone: bool, tune: bool, names: tuple[str, ...]) -> None:
-    """Measure decode attention over packed tiles against FlashAttention 3."""
-    torch.manual_seed(0)
-    names = names or tuple(name for name, each in FORMATS.items() if not each.is_raw)
-    chosen = list(QUICK if quick or tune else shapes())
-    check(chosen, names)
-    if tune:
-        for shape in chosen:
-            for name in names:
-                print_cuts(shape, name)
+@click.option("--only", type=click.Choice(STAGES), multiple=True, help="Some stages only.")
+@click.option("--quick", "size", flag_value="quick", help="A few shapes; a minute and a half.")
+@click.option("--sweep", "size", flag_value="sweep", help="Every context and batch as well.")
+@click.option("--format", "names", multiple=True, type=click.Choice(QUANTISED), help="Of ours.")
+@click.option(
+    "--kernels",
+    type=click.Choice(get_args(Choice)),
+    default="auto",
+    help="The implementation of our attention.",
+)
+@click.option("--alone", is_flag=True, help="Without rivals.")
+@click.option("--tune", "tuning", is_flag=True, help="Print the best cuts of three shapes instead.")
+@click.option("--plot-from", type=click.Path(exists=True, path_type=Path), help="A record to draw.")
+@click.option(
+    "--json", "json_path", type=click.Path(path_type=Path), help="Write the record there."
+)
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write a table there.")
+@click.option("--svg", "svg_path", type=click.Path(path_type=Path), help="Draw the speed-up there.")
+def main(
+    *,
+    only: tuple[str, ...],
+    size: str | None,
+    names: tuple[str, ...],
+    kernels: Choice,
+    alone: bool,
+    tuning: bool,
+    plot_from: Path | None,
+    json_path: Path | None,
+    csv_path: Path | None,
+    svg_path: Path | None,
+) -> None:
+    """Measure attention and store of our formats against the rivals that vLLM ships."""
+    output = Output(json_path, csv_path, svg_path)
+    if plot_from:
+        _redraw(plot_from, output)
         return
+    if not torch.cuda.is_available():
+        raise click.ClickException("there is no CUDA GPU here; --plot-from FILE draws a record")
+    plan = Plan.of(
+        only or STAGES,
+        size or "record",
+        names=names or QUANTISED,
+        kernels=kernels,
+        rivals=() if alone or tuning else RIVALS,
+    )
+    if tuning:
+        Plan.of(["decode"], "quick", names=plan.names, kernels="triton").refused()
+        tune.print_cuts(QUICK, plan.names)
+    else:
+        _measure(plan, output)
+
+
+def _measure(plan: Plan, output: Output) -> None:
+    begin, implementation = time.monotonic(), chosen(plan.kernels)
+    refused = plan.refused()
     copy = copy_bandwidth()
-    environment = {
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-        "python": platform.python_version(),
-        "copy_bytes_per_second": round(copy),
-    }
-    print(environment)
-    points: list[Point] = []
-    for shape in chosen:
-        points += measure(shape, names, copy, alone=alone)
-        print_points(points[-len(names) :])
-        if path:  # after each shape, so that nothing measured is lost
-            record = {**environment, "points": [asdict(point) for point in points]}
-            path.write_text(json.dumps(record, indent=1) + "\n")
+    surroundings = record.environment(copy, plan.kernels)
+    print(surroundings)
+    points: list[record.Point] = []
+    for step in plan.attention:
+        rivals = {each: refused.get((each.name, gate.place(step))) for each in plan.rivals}
+        found = attention.measure(step, plan.names, implementation, copy=copy, rivals=rivals)
+        _take(points, found, begin)
+        output.write(surroundings, points)  # after each shape, so that nothing is lost
+    for step in plan.stores:
+        _take(points, store.measure(step, plan.names, implementation, copy=copy), begin)
+        output.write(surroundings, points)
 
 
-def check(chosen: list[Shape], names: tuple[str, ...]) -> None:
-    """Compare every kernel that will be timed with float64, on uneven lengths.
-
-    Raises:
-        click.ClickException: a result is wrong.
-    """
-    for group, head_dim in sorted({(shape.group, shape.head_dim) for shape in chosen}):
-        contexts = tuple(TILE_TOKENS * tiles for tiles in (5, 16, 0, 9))
-        for name in names:
-            shape = Shape(contexts, kv_heads=2, group=group, head_dim=head_dim)
-            error = Ours(shape, FORMATS[name]).error()
-            print(f"{name} {shape.name}: relative error {error:.2e}", flush=True)
-            if not error < LARGEST_ERROR:
-                raise click.ClickException(f"{name} is wrong at {shape.name}: nothing is timed")
+def _take(points: list[record.Point], found: Iterable[record.Point], begin: float) -> None:
+    """Add points, and tell of each."""
+    for each in found:
+        points.append(each)
+        print(f"{time.monotonic() - begin:4.0f} s {record.line(each)}", flush=True)
 
 
-def measure(shape: Shape, names: tuple[str, ...], copy: float, *, alone: bool) -> Iterator[Point]:
-    """Points of a shape, the rivals' time taken in the same run."""
-    bf16, fp8 = (
-        None if alone else flash.best(shape, dtype)
-        for dtype in (torch.bfloat16, torch.float8_e4m3fn)
-    )
-    print(f"{shape.name}: FlashAttention 3 bf16 {bf16 or 0:.1f} µs, fp8 {fp8 or 0:.1f} µs")
-    for name in names:
-        ours = Ours(shape, FORMATS[name])
-        us = microseconds(ours.attend())
-        yield Point(
-            shape=shape.name,
-            format=name,
-            us=us,
-            all_us=microseconds(ours.all()),
-            parts=cut_of(shape, name).parts,
-            moved_bytes=ours.moved_bytes,
-            copy_share=ours.moved_bytes / us * 1e6 / copy,
-            vs_bf16=bf16 and bf16 / us,
-            vs_fp8=fp8 and fp8 / us,
-        )
-        del ours
-        torch.cuda.empty_cache()
-
-
-def cut_of(shape: Shape, name: str) -> Cut:
-    """The cut that the kernels choose."""
-    return even_cut(
-        TileLayout(FORMATS[name], shape.head_dim),
-        rows=shape.group,
-        histories=len(shape.contexts) * shape.kv_heads,
-        tiles=(max(shape.lengths) - 1) // TILE_TOKENS,
-        processors=processors(torch.device("cuda")),
-    )
-
-
-def print_points(points: list[Point]) -> None:
-    """One line for each."""
-    for point in points:
-        rivals = "".join(
-            f"  {times:.2f}× {rival}"
-            for rival, times in (("bf16", point.vs_bf16), ("fp8", point.vs_fp8))
-            if times
-        )
-        print(
-            f"{point.shape:>20} {point.format} {point.us:8.1f} µs ({point.all_us:.1f} in all, "
-            f"{point.parts} parts) {point.copy_share:4.0%} of copy{rivals}",
-            flush=True,
-        )
-
-
-def print_cuts(shape: Shape, name: str) -> None:
-    """The fastest cuts of a shape, and the one that is chosen."""
-    ours, chosen = Ours(shape, FORMATS[name]), cut_of(shape, name)
-    tiles = max(shape.contexts) // TILE_TOKENS
-    cuts = {
-        replace(chosen, parts=parts, warps=warps, stages=stages)
-        for parts in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
-        if parts <= min(tiles, 4096 // len(shape.contexts) // shape.kv_heads)
-        for warps in (1, 2)
-        for stages in (1, 2, 3, 5)
-    }
-    times = {cut: microseconds(ours.attend(cut)) for cut in sorted(cuts | {chosen}, key=repr)}
-    print(f"{shape.name} {name}: chosen {times[chosen]:.1f} µs {chosen}")
-    for cut in sorted(times, key=lambda cut: times[cut])[:8]:
-        print(f"  {times[cut]:8.1f} µs  parts {cut.parts} warps {cut.warps} stages {cut.stages}")
+def _redraw(path: Path, output: Output) -> None:
+    try:
+        surroundings, points = record.load(path)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    output.write(surroundings, points)
 
 
 if __name__ == "__main__":

@@ -1,88 +1,128 @@
-"""The rivals: FlashAttention 3 of the installed vLLM, on a cache in bfloat16 or fp8."""
+"""FlashAttention 3 as vLLM ships it, on a cache in bfloat16 or fp8."""
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import product
+from typing import Any, ClassVar
 
 import torch
 
-from bench.kernels.clock import microseconds
-from bench.kernels.decode import Shape
+from bench.kernels.rival import Rival
+from bench.kernels.shape import DEVICE, Shape
 
-PAGES_TOKENS = (16, 128)
-"""Page sizes that are tried; the best counts."""
-
-
-def best(shape: Shape, dtype: torch.dtype) -> float:
-    """Microseconds of a decode step, with the better page size and scheduling."""
-    return min(
-        microseconds(_calls(shape, dtype, page_tokens, planned=planned))
-        for page_tokens in PAGES_TOKENS
-        for planned in (False, True)
-    )
+# vLLM is looked for where it is needed, so that our own kernels are measured without it.
+# ruff: noqa: PLC0415
 
 
-def _calls(
-    shape: Shape, dtype: torch.dtype, page_tokens: int, *, planned: bool
-) -> list[Callable[[], object]]:
-    # vLLM is looked for here, so that our own kernels are measured where it is missing.
-    from vllm.vllm_flash_attn import (  # noqa: PLC0415
-        flash_attn_varlen_func,
-        get_scheduler_metadata,
-    )
+class Flash(Rival):
+    """Pages of keys and pages of values."""
 
-    sequences, longest = len(shape.lengths), max(shape.lengths)
-    query_heads = shape.kv_heads * shape.group
-    token_bytes = 2 * shape.kv_heads * shape.head_dim * dtype.itemsize
-    tables = shape.tables(page_tokens, token_bytes)
-    pages = 1 + max(int(table.max()) for table in tables)
-    size = (pages, page_tokens, shape.kv_heads, shape.head_dim)
-    keys, values = (_random(size, dtype) for _ in range(2))
-    query = shape.rows(query_heads).to(dtype)
-    starts = torch.arange(sequences + 1, dtype=torch.int32, device="cuda")
-    lengths = torch.tensor(shape.lengths, dtype=torch.int32, device="cuda")
-    factor = torch.ones(sequences, shape.kv_heads, device="cuda") if dtype.itemsize == 1 else None
-    metadata = None
-    if planned:
-        metadata = get_scheduler_metadata(
-            batch_size=sequences,
-            max_seqlen_q=1,
-            max_seqlen_k=longest,
-            num_heads_q=query_heads,
-            num_heads_kv=shape.kv_heads,
-            headdim=shape.head_dim,
-            cache_seqlens=lengths,
-            qkv_dtype=dtype,
-            cu_seqlens_q=starts,
-            page_size=page_tokens,
+    name = "bf16"
+    options: ClassVar[Sequence[Mapping[str, Any]]] = [
+        {"page_tokens": page_tokens, "planned": planned}
+        for page_tokens, planned in product((16, 128), (False, True))
+    ]
+    dtype: ClassVar[torch.dtype] = torch.bfloat16
+
+    def __init__(self, shape: Shape, *, page_tokens: int, planned: bool) -> None:
+        super().__init__(shape, page_tokens=page_tokens)
+        size = (self.pages, page_tokens, shape.kv_heads, shape.head_dim)
+        self.key_cache, self.value_cache = (_random(size, self.dtype) for _ in "kv")
+        self.query = self.query.to(self.dtype)
+        self.plan = self._plan() if planned else None
+
+    @classmethod
+    def refusal(cls, shape: Shape) -> str | None:
+        """It has kernels up to 256 channels."""
+        return None if shape.head_dim <= 256 else "no kernel for more than 256 channels"
+
+    @classmethod
+    def token_bytes(cls, head_dim: int) -> int:
+        """Nothing but the numbers."""
+        return 2 * head_dim * cls.dtype.itemsize
+
+    def _plan(self) -> Any:
+        from vllm.vllm_flash_attn import get_scheduler_metadata
+
+        return get_scheduler_metadata(
+            batch_size=len(self.shape.lengths),
+            max_seqlen_q=self.shape.most_new,
+            max_seqlen_k=self.shape.longest,
+            num_heads_q=self.shape.query_heads,
+            num_heads_kv=self.shape.kv_heads,
+            headdim=self.shape.head_dim,
+            cache_seqlens=self.lengths,
+            qkv_dtype=self.dtype,
+            cu_seqlens_q=self.starts,
+            page_size=self.page_tokens,
             causal=True,
         )
-    out = torch.empty_like(query, dtype=torch.bfloat16)
 
-    def call(table: torch.Tensor) -> Callable[[], object]:
-        return lambda: flash_attn_varlen_func(
-            q=query,
-            k=keys,
-            v=values,
-            out=out,
-            cu_seqlens_q=starts,
-            max_seqlen_q=1,
-            seqused_k=lengths,
-            max_seqlen_k=longest,
-            softmax_scale=shape.scale,
+    @cached_property
+    def _factors(self) -> torch.Tensor | None:
+        """Scales of fp8 numbers, for each sequence and head."""
+        if self.dtype.itemsize == 2:
+            return None
+        return torch.ones(len(self.shape.lengths), self.shape.kv_heads, device=DEVICE)
+
+    def attend(self, table: torch.Tensor) -> object:
+        """In one call, with the plan if there is one."""
+        from vllm.vllm_flash_attn import flash_attn_varlen_func
+
+        return flash_attn_varlen_func(
+            q=self.query,
+            k=self.key_cache,
+            v=self.value_cache,
+            out=self.out,
+            cu_seqlens_q=self.starts,
+            max_seqlen_q=self.shape.most_new,
+            seqused_k=self.lengths,
+            max_seqlen_k=self.shape.longest,
+            softmax_scale=self.shape.scale,
             causal=True,
             block_table=table,
             fa_version=3,
-            scheduler_metadata=metadata,
-            q_descale=factor,
-            k_descale=factor,
-            v_descale=factor,
+            scheduler_metadata=self.plan,
+            q_descale=self._factors,
+            k_descale=self._factors,
+            v_descale=self._factors,
         )
 
-    return [call(table) for table in tables]
+    @cached_property
+    def _one(self) -> torch.Tensor:
+        return torch.ones(1, device=DEVICE)
+
+    def write(self, slots: torch.Tensor) -> object:
+        """By vLLM's compiled kernel."""
+        from vllm._custom_ops import reshape_and_cache_flash
+
+        kind = "auto" if self.dtype.itemsize == 2 else "fp8"
+        caches = (self.key_cache, self.value_cache)
+        if kind == "fp8":
+            caches = (self.key_cache.view(torch.uint8), self.value_cache.view(torch.uint8))
+        return reshape_and_cache_flash(
+            self.keys, self.values, *caches, slots, kind, self._one, self._one
+        )
+
+    def stored(self, pages: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As they are."""
+        keys, values = (
+            cache.view(torch.uint8)[pages].view(self.dtype).flatten(0, 1)
+            for cache in (self.key_cache, self.value_cache)
+        )
+        return keys, values
+
+
+class FlashFp8(Flash):
+    """Numbers of eight bits, the queries as well."""
+
+    name = "fp8"
+    dtype = torch.float8_e4m3fn
 
 
 def _random(size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """Random numbers, made in pieces that do not double the memory."""
-    numbers = torch.empty(size, dtype=dtype, device="cuda")
+    numbers = torch.empty(size, dtype=dtype, device=DEVICE)
     for piece in numbers.chunk(64):
-        piece.copy_(torch.randn(piece.shape, dtype=torch.bfloat16, device="cuda"))
+        piece.copy_(torch.randn(piece.shape, dtype=torch.bfloat16, device=DEVICE))
     return numbers

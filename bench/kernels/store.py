@@ -1,109 +1,118 @@
-"""Time of the store on a GPU: `python -m bench.kernels.store`.
+"""Points of the store: tiles and tails of a step, and their part of the layer's time.
 
-Two kinds of step: a prompt's, in which every tile is complete, and a decode step, in which none or
-all of 64 sequences complete one. Times are those of CUDA graph replays. The share is of the
-bandwidth of an elementwise copy in the same run.
+In decoding a sequence completes one tile in 128 steps. So a whole cycle of steps is timed, in which
+each sequence completes one, at a moment of its own.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from math import inf
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from bench.kernels.clock import copy_bandwidth, microseconds
-from kvarn.format.layout import FORMATS, TILE_TOKENS, TileLayout
-from kvarn.kernels.batch import Batch, LayerCache
+from bench.kernels.clock import microseconds
+from bench.kernels.implementation import Implementation
+from bench.kernels.layer import Layer
+from bench.kernels.record import Point, point
+from bench.kernels.shape import DEVICE, OPEN_TOKENS, Shape
+from kvarn.format.layout import FORMATS, TILE_TOKENS, TileFormat
+from kvarn.format.packing import decode
+from kvarn.format.reference import Tile, dequantise, quantise
 from kvarn.kernels.triton.step import prepare
-from kvarn.kernels.triton.store import store_tiles
-from kvarn.kernels.triton.tail import write_tails
-
-HEADS, HEAD_DIM = 8, 128
-SEQUENCES, TILES = 64, 8
-CALLS = 8
 
 
-@dataclass(frozen=True)
-class Work:
-    """A call to time.
+def measure(
+    shape: Shape, names: Sequence[str], implementation: Implementation, *, copy: float
+) -> Iterator[Point]:
+    """A point of each format."""
+    for name in names:
+        layer = Layer(shape, FORMATS[name], implementation)
+        if shape.stage == "decode":
+            us = microseconds(cycle(layer))
+            whole = us + microseconds(layer.attend())
+        else:
+            us, whole = microseconds(layer.store()), microseconds(layer.whole())
+        yield point(
+            shape,
+            name,
+            us,
+            stage="store",
+            moved_bytes=moved_bytes(layer),
+            copy=copy,
+            times={},
+            whole_us=whole,
+            store_share=us / whole,
+        )
+        del layer
+        torch.cuda.empty_cache()
 
-    Attributes:
-        name: what it does.
-        call: does it.
-        moved_bytes: read and written at the least.
+
+def moved_bytes(layer: Layer) -> int:
+    """Bytes that must be read and written; in decoding, in the mean of a cycle."""
+    shape = layer.shape
+    if shape.stage == "prefill":
+        return layer.stored_bytes
+    row_bytes = 2 * shape.head_dim * layer.cache.tail.element_size()
+    rows = shape.tokens * shape.kv_heads
+    return rows * (layer.layout.tile_bytes // TILE_TOKENS + 3 * row_bytes)
+
+
+def cycle(layer: Layer) -> list[Callable[[], object]]:
+    """Steps that follow each other until every sequence has completed one tile."""
+    batch = layer.steps[0].batch
+    whole = (batch.lengths - 1) // TILE_TOKENS * TILE_TOKENS
+    begin = torch.randint(0, TILE_TOKENS, whole.shape, device=DEVICE)
+
+    def call(index: int) -> Callable[[], object]:
+        lengths = (whole + (begin + index) % TILE_TOKENS + 1).int()
+        step = prepare(replace(batch, lengths=lengths))
+        return lambda: layer.store_step(step)
+
+    return [call(index) for index in range(TILE_TOKENS)]
+
+
+def small(shape: Shape) -> Shape:
+    """A step that is checked in a moment, in which tiles are completed."""
+    short = shape.small()
+    if short.stage == "prefill":
+        return short
+    lengths = tuple(each + OPEN_TOKENS * (index % 2) for index, each in enumerate(short.lengths))
+    return replace(short, lengths=lengths)
+
+
+def error(shape: Shape, tile_format: TileFormat, implementation: Implementation) -> float:
+    """How far what a step stores is from the reference.
+
+    Returns:
+        the part of the codes that are others, or the part by which the tiles come less near to the
+        rows, whichever is larger; infinite if tails are not the rows, bit for bit.
     """
-
-    name: str
-    call: Callable[[], object]
-    moved_bytes: int
-
-
-def rows(tokens: int) -> torch.Tensor:
-    """Keys or values of a step."""
-    return torch.randn(tokens, HEADS, HEAD_DIM, dtype=torch.bfloat16, device="cuda")
+    layer = Layer(shape, tile_format, implementation)
+    raw = [torch.stack(layer.raw(index)) for index in range(len(shape.lengths))]
+    layer.store()[0]()
+    return max(_error(layer, index, rows) for index, rows in enumerate(raw))
 
 
-def empty_cache(layout: TileLayout) -> LayerCache:
-    """Pages for all tiles, and one tail for each sequence."""
-    blocks = SEQUENCES * TILES + 1
-    packed = torch.zeros(
-        blocks, HEADS, TILE_TOKENS, layout.bytes_per_token, dtype=torch.uint8, device="cuda"
+def _error(layer: Layer, index: int, rows: torch.Tensor) -> float:
+    """Of a sequence; `rows` ``[2, ·, H, D]``."""
+    length = layer.shape.lengths[index]
+    count = length % TILE_TOKENS
+    tail = layer.cache.tail[layer.cache.tail_page[index], :, :count].chunk(2, dim=-1)
+    if not torch.equal(torch.stack(tail).transpose(1, 2), rows[:, rows.shape[1] - count :]):
+        return inf
+    closed = layer.closed(index)
+    if not closed:
+        return 0.0
+    whole = rows[:, : closed * TILE_TOKENS]
+    tiles = whole.view(2, closed, TILE_TOKENS, *whole.shape[2:]).transpose(2, 3)
+    want = quantise(layer.layout, *tiles)
+    got = decode(layer.layout, layer.tiles(index, length // TILE_TOKENS - closed))
+    apart = max(
+        float((got[name] != want[name]).float().mean()) for name in ("key_codes", "value_codes")
     )
-    tail = rows((SEQUENCES + 1) * TILE_TOKENS * 2).view(-1, HEADS, TILE_TOKENS, 2 * HEAD_DIM)
-    return LayerCache(layout, packed, tail, torch.arange(1, SEQUENCES + 1, device="cuda"))
+    return max(apart, _distance(layer, got, tiles) / _distance(layer, want, tiles) - 1)
 
 
-def batch(new: int, length: int) -> Batch:
-    """As many new tokens for each sequence; pages in no order."""
-    pages = torch.randperm(SEQUENCES * TILES, device="cuda").int() + 1
-    return Batch(
-        starts=torch.arange(0, SEQUENCES + 1, dtype=torch.int32, device="cuda") * new,
-        lengths=torch.full((SEQUENCES,), length, dtype=torch.int32, device="cuda"),
-        table=pages.view(SEQUENCES, TILES),
-        tokens=SEQUENCES * new,
-        most_new=new,
-        longest=length,
-    )
-
-
-def works(name: str) -> Iterator[Work]:
-    """What is timed for a format."""
-    layout = TileLayout(FORMATS[name], HEAD_DIM)
-    cache = empty_cache(layout)
-    faults = torch.zeros(1, dtype=torch.int64, device="cuda")
-    whole = TILES * TILE_TOKENS
-    tile_bytes = layout.tile_bytes + 2 * 2 * TILE_TOKENS * HEAD_DIM
-    for label, new, length, tiles in (
-        ("prompts: 512 tiles", whole, whole, SEQUENCES * TILES),
-        ("decode: 64 tiles", 1, whole, SEQUENCES),
-        ("decode: no tile", 1, whole - 1, 0),
-    ):
-        keys, values = rows(SEQUENCES * new), rows(SEQUENCES * new)
-        step = prepare(batch(new, length))
-
-        def store(step=step, keys=keys, values=values) -> None:  # type: ignore[no-untyped-def]
-            store_tiles(step, cache, keys=keys, values=values, faults=faults)
-
-        def write(step=step, keys=keys, values=values) -> None:  # type: ignore[no-untyped-def]
-            write_tails(step, cache, keys=keys, values=values)
-
-        yield Work(f"{name}, {label}", store, tiles * HEADS * tile_bytes)
-        if tiles == 0:
-            yield Work(f"{name}, decode: tails", write, 4 * keys.numel() * 2)
-
-
-def main() -> None:
-    """Print the table."""
-    table = Table("work", "µs", "GB/s", "share of copy")
-    ceiling = copy_bandwidth()
-    for work in (work for name in FORMATS for work in works(name)):
-        time = microseconds([work.call] * CALLS)
-        rate = work.moved_bytes / time * 1e6
-        table.add_row(work.name, f"{time:.1f}", f"{rate / 1e9:.0f}", f"{rate / ceiling:.0%}")
-    Console().print(torch.cuda.get_device_name(), "torch", torch.__version__)
-    Console().print(table)
-
-
-if __name__ == "__main__":
-    main()
+def _distance(layer: Layer, tile: Tile, rows: torch.Tensor) -> float:
+    """Of tiles from the rows that they stand for."""
+    return float((torch.stack(dequantise(layer.layout, tile)) - rows.float()).norm())

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ class Kernels:
         prepare: makes of a batch what all its layers share.
         attend_and_store: a layer's work; takes what `prepare` made, and the layer.
         reserve: takes the memory that the work needs beside its arguments, for so many queries
-            ``[tokens, Hq, D]``, so that whoever measures memory sees it.
+            ``[tokens, Hq, D]``, so that whoever measures memory sees it; and compiles what can be.
         captures: whether a step of single tokens may be captured in a CUDA graph.
     """
 
@@ -44,14 +46,30 @@ def kernels_for(device_type: str, *, batch_invariant: bool = False) -> Kernels:
     if device_type == "cpu":
         return Kernels("PyTorch", plain.prepare, plain.attend_and_store, _nothing, captures=False)
     triton = import_module("kvarn.kernels.triton")  # the library is there on GPU machines alone
+    cuda = None if batch_invariant else _cuda()
 
     def reserve(layout: TileLayout, query: torch.Tensor) -> None:
         tokens, heads, _ = query.shape
         sizes = {"tokens": tokens, "query_heads": heads, "model": query.dtype}
         triton.scratch(query.device).reserve(triton.scratch_bytes(layout, **sizes))
+        if cuda:
+            cuda.make_ready(layout, query)
 
-    attend = partial(triton.attend_and_store, batch_invariant=batch_invariant)
-    return Kernels("Triton", triton.prepare, attend, reserve, captures=True)
+    attend = partial(
+        triton.attend_and_store,
+        batch_invariant=batch_invariant,
+        single_tokens=cuda and cuda.attend_single_tokens,
+    )
+    name = "CUDA C++ and Triton" if cuda else "Triton"
+    return Kernels(name, triton.prepare, attend, reserve, captures=True)
+
+
+def _cuda() -> ModuleType | None:
+    """The kernels in CUDA C++, where they run."""
+    if not torch.cuda.is_available() or not find_spec("cuda"):
+        return None
+    cuda = import_module("kvarn.kernels.cuda")
+    return cuda if torch.cuda.get_device_capability() >= cuda.OLDEST else None
 
 
 def _nothing(_layout: TileLayout, _query: torch.Tensor) -> None:

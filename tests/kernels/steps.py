@@ -38,7 +38,7 @@ class World:
         count, width = len(self.lengths), -(-max(self.lengths) // TILE_TOKENS)
         pages = torch.randperm(BLOCKS - 1, generator=generator) + 1
         self.table = pages[: count * width].view(count, width)
-        self.tail_page = pages[-count:]
+        self.tail_page = pages[-count:].int()
         # Pages of other layers lie between those of this one, as in vLLM's pool.
         packed = (BLOCKS, 3, self.heads, TILE_TOKENS, self.layout.bytes_per_token)
         self.packed = torch.full(packed, 255, dtype=torch.uint8, device=self.device)[:, 1]

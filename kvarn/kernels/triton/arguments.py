@@ -1,5 +1,6 @@
 """Tensors as kernels take them: a pointer and the strides that are not known from the layout."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -35,6 +36,10 @@ class Attention:
     def group(self) -> int:
         """Query heads of a KV head."""
         return self.query.shape[1] // self.keys.shape[1]
+
+
+SingleTokens = Callable[[Step, LayerCache, Attention], bool]
+"""Attends the segments of one token and says that it did, or does nothing."""
 
 
 class Rows(NamedTuple):

@@ -4,7 +4,7 @@ import torch
 
 from kvarn.format.layout import TILE_TOKENS, TileLayout
 from kvarn.kernels.batch import LayerCache
-from kvarn.kernels.triton.arguments import Attention, compute_type
+from kvarn.kernels.triton.arguments import Attention, SingleTokens, compute_type
 from kvarn.kernels.triton.butterfly import rotate_queries
 from kvarn.kernels.triton.decode import attend_few
 from kvarn.kernels.triton.memory import scratch
@@ -30,6 +30,7 @@ def attend_and_store(
     out: torch.Tensor,
     soft_cap: float = 0.0,
     batch_invariant: bool = False,
+    single_tokens: SingleTokens | None = None,
 ) -> None:
     """Compute one layer's attention of a batch and bring its cache up to date.
 
@@ -44,12 +45,19 @@ def attend_and_store(
         soft_cap: c, where scores s become c · tanh(s / c); 0 for none.
         batch_invariant: make a query's result independent of what else is in the batch, bit for
             bit, and of the chunks in which its sequence came. Long prompts take longer.
+        single_tokens: what attends segments of one token, where it can.
     """
     attention = Attention(
         query=query, keys=keys, values=values, out=out, scale=scale, soft_cap=soft_cap
     )
     store_tiles(step, cache, keys=keys, values=values, faults=cache.faults)
-    attend(step, cache, attention, batch_invariant=batch_invariant)
+    attend(
+        step,
+        cache,
+        attention,
+        batch_invariant=batch_invariant,
+        single_tokens=single_tokens,
+    )
     write_tails(step, cache, keys=keys, values=values)
 
 
@@ -60,6 +68,7 @@ def attend(
     *,
     batch_invariant: bool = False,
     cut: Cut | None = None,
+    single_tokens: SingleTokens | None = None,
 ) -> None:
     """Compute one layer's attention of a batch, complete tiles stored and tails not yet written.
 
@@ -69,11 +78,15 @@ def attend(
         attention: what is asked.
         batch_invariant: as in :func:`attend_and_store`.
         cut: of segments of few tokens; chosen by the batch and the device if there is none.
+        single_tokens: as in :func:`attend_and_store`.
     """
     layout = cache.layout
-    rotated = _rotated(layout, attention.query)
     few = _few(step, attention, layout, batch_invariant=batch_invariant)
-    if few and rotated is not None:
+    done = few == 1 and single_tokens is not None and single_tokens(step, cache, attention)
+    if done and step.batch.most_new == 1:
+        return
+    rotated = _rotated(layout, attention.query)
+    if few and not done and rotated is not None:
         cut = cut or _cut(step, attention, layout, few=few, batch_invariant=batch_invariant)
         attend_few(step, cache, attention, rotated, few=few, cut=cut)
     if few < min(step.batch.most_new, TILE_TOKENS):

@@ -1,0 +1,119 @@
+// A sequence's own tile: rows of the model's type, straight from global memory.
+//
+// Rows are those of products and queries the columns, as with packed tiles. Which of a row's
+// channels is which column of an operand is ours to choose: a lane's lie side by side.
+#pragma once
+#include "keys.cuh"
+#include "softmax.cuh"
+
+#ifdef MODEL_BFLOAT
+DEVICE u32 pack_model(float low, float high) { return pack_bfloat(low, high); }
+DEVICE float low_model(u32 pair) { return low_bfloat(pair); }
+DEVICE float high_model(u32 pair) { return high_bfloat(pair); }
+#define mma_model mma_bfloat
+#else
+DEVICE u32 pack_model(float low, float high) { return pack_half(low, high); }
+DEVICE float low_model(u32 pair) { return low_half(pair); }
+DEVICE float high_model(u32 pair) { return high_half(pair); }
+#define mma_model mma_half
+#endif
+
+typedef u16 Element;  // of the model
+
+constexpr int SLAB = 32;                   // rows that are a unit of work
+constexpr int OWN_BLOCKS = HEAD_DIM / 16;  // products that cover the channels
+
+// Sums of own rows: rows g and g+8 of fragment i are channels g·D/8 + 2i and + 2i + 1.
+typedef float OwnSums[OWN_BLOCKS][4];
+
+// Where rows of a tile are: before `fresh` in the tail, keys beside values; that one in the step.
+struct OwnRows {
+  const Element* tail;
+  const Element* fresh_row;
+  int fresh;
+
+  // A row that does not exist is the last one, whose weight is then 0.
+  DEVICE const Element* at(int row) const {
+    return row < fresh ? tail + row * (2 * HEAD_DIM) : fresh_row;
+  }
+};
+
+// Load COUNT pairs of elements that lie side by side.
+template <int COUNT>
+DEVICE void load_pairs(const Element* at, u32 (&pairs)[COUNT]) {
+  if constexpr (COUNT % 4 == 0) {
+#pragma unroll
+    for (int i = 0; i < COUNT; i += 4) {
+      const uint4 four = ((const uint4*)at)[i / 4];
+      pairs[i] = four.x, pairs[i + 1] = four.y, pairs[i + 2] = four.z, pairs[i + 3] = four.w;
+    }
+  } else if constexpr (COUNT % 2 == 0) {
+#pragma unroll
+    for (int i = 0; i < COUNT; i += 2) {
+      const uint2 two = ((const uint2*)at)[i / 2];
+      pairs[i] = two.x, pairs[i + 1] = two.y;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) pairs[i] = ((const u32*)at)[i];
+  }
+}
+
+// Products of queries with rows g and g+8 of 16; lane t has channels t·D/4 and on.
+DEVICE void score_rows(const Element* query, bool asked, const Element* upper, const Element* lower,
+                       float (&scores)[4]) {
+  constexpr int PAIRS = HEAD_DIM / 8;
+  const int first = (lane_id() & 3) * (HEAD_DIM / 4);
+  u32 above[PAIRS], below[PAIRS], column[PAIRS];
+  load_pairs(upper + first, above);
+  load_pairs(lower + first, below);
+  load_pairs(query + first, column);
+#pragma unroll
+  for (int i = 0; i < PAIRS; i++) column[i] = asked ? column[i] : 0;
+#pragma unroll
+  for (int i = 0; i < PAIRS; i += 2)
+    mma_model(scores, above[i], below[i], above[i + 1], below[i + 1], column[i], column[i + 1],
+              scores);
+}
+
+// Fade the sums, and add 16 weighed rows of values, of which lane t has 2t, 2t+1, 2t+8 and 2t+9.
+DEVICE void add_rows(const OwnRows& values, int row, const float (&weights)[4],
+                     const float (&fade)[2], OwnSums& sums) {
+  const u32 early = transposed(pack_model(weights[0], weights[1]));
+  const u32 late = transposed(pack_model(weights[2], weights[3]));
+  const int g = lane_id() >> 2, t = lane_id() & 3;
+  u32 rows[4][OWN_BLOCKS];
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+    load_pairs(values.at(row + 2 * t + i / 2 * 8 + i % 2) + g * (HEAD_DIM / 8), rows[i]);
+#pragma unroll
+  for (int block = 0; block < OWN_BLOCKS; block++) {
+    float(&sum)[4] = sums[block];
+#pragma unroll
+    for (int i = 0; i < 4; i++) sum[i] *= fade[i % 2];
+    mma_model(sum, low_halves(rows[0][block], rows[1][block]),
+              high_halves(rows[0][block], rows[1][block]),
+              low_halves(rows[2][block], rows[3][block]),
+              high_halves(rows[2][block], rows[3][block]), early, late, sum);
+  }
+}
+
+// Take in slabs begin to end of a tile with `count` rows.
+DEVICE void attend_slabs(const Element* query, bool asked, const OwnRows& keys,
+                         const OwnRows& values, int begin, int end, int count, float factor,
+                         float cap, Softmax& softmax, OwnSums& sums) {
+  const int g = lane_id() >> 2;
+#pragma unroll 1
+  for (int row = begin * SLAB; row < min(end * SLAB, count); row += 16) {
+    float scores[1][4] = {};
+    score_rows(query, asked, keys.at(row + g), keys.at(row + g + 8), scores[0]);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const bool exists = row + g + i / 2 * 8 < count;
+      scores[0][i] = exists ? as_exponent(scores[0][i] * factor, cap) : NOTHING;
+    }
+    float weight[2], fade[2];
+    softmax.weigh(scores, weight, fade);
+    add_rows(values, row, scores[0], fade, sums);
+  }
+}

@@ -1,0 +1,154 @@
+"""A compiled program on a device."""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import torch
+
+from kvarn.kernels.cuda.source import FOLDER, MAIN, Variant
+
+OLDEST = (9, 0)
+"""Compute capability of the first GPUs with bulk copies."""
+
+MOST_RESIDENT = 8
+"""Warps of `attend` that a multiprocessor runs side by side, at most."""
+
+
+class Program(Protocol):
+    """Kernels that can be launched.
+
+    Attributes:
+        warps: of `attend` that the device runs side by side.
+    """
+
+    warps: int
+
+    def attend(self, arguments: ctypes.Structure, warps: int) -> None:
+        """Launch `attend`."""
+
+    def combine(self, arguments: ctypes.Structure, query_heads: int, segments: int) -> None:
+        """Launch `combine`, which may begin while `attend` still runs."""
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    device: torch.device
+    warps: int
+    shared_bytes: int
+    functions: dict[str, Any]
+
+    def attend(self, arguments: ctypes.Structure, warps: int) -> None:
+        self._launch("attend", arguments, (warps, 1), 32, self.shared_bytes)
+
+    def combine(self, arguments: ctypes.Structure, query_heads: int, segments: int) -> None:
+        self._launch("combine", arguments, (query_heads, segments), 128, 0, early=True)
+
+    def _launch(
+        self,
+        name: str,
+        arguments: ctypes.Structure,
+        grid: tuple[int, int],
+        threads: int,
+        shared_bytes: int,
+        *,
+        early: bool = False,
+    ) -> None:
+        from cuda.bindings import driver  # noqa: PLC0415
+
+        config = driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = *grid, 1
+        config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
+        config.sharedMemBytes = shared_bytes
+        config.hStream = torch.cuda.current_stream(self.device).cuda_stream
+        if early:
+            attribute = driver.CUlaunchAttribute()
+            attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+            attribute.value.programmaticStreamSerializationAllowed = 1
+            config.attrs, config.numAttrs = [attribute], 1
+        pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
+        _checked(
+            driver.cuLaunchKernelEx(config, self.functions[name], ctypes.addressof(pointers), 0)
+        )
+
+
+@cache
+def load(variant: Variant, device: torch.device) -> Program:
+    """Compile a program for a device and load it there.
+
+    Raises:
+        RuntimeError: the compiler or the driver refuses it.
+    """
+    from cuda.bindings import driver  # noqa: PLC0415
+
+    properties = torch.cuda.get_device_properties(device)
+    binary = compiled(variant, f"sm_{properties.major}{properties.minor}")
+    with torch.cuda.device(device):
+        torch.cuda.current_stream()  # the context that the module is loaded into
+        (module,) = _checked(driver.cuModuleLoadData(binary))
+        functions = {
+            name: _checked(driver.cuModuleGetFunction(module, name.encode()))[0]
+            for name in ("attend", "combine")
+        }
+        limit = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        _checked(driver.cuFuncSetAttribute(functions["attend"], limit, variant.shared_bytes))
+        (resident,) = _checked(
+            driver.cuOccupancyMaxActiveBlocksPerMultiprocessor(
+                functions["attend"], 32, variant.shared_bytes
+            )
+        )
+    warps = properties.multi_processor_count * min(resident, MOST_RESIDENT)
+    return _Loaded(device, warps, variant.shared_bytes, functions)
+
+
+def compiled(variant: Variant, architecture: str) -> bytes:
+    """The binary of a program, for a GPU that need not be there.
+
+    Args:
+        variant: what it is for.
+        architecture: such as ``sm_90``.
+
+    Raises:
+        RuntimeError: what the compiler says.
+    """
+    from cuda.bindings import nvrtc  # noqa: PLC0415
+
+    headers = sorted(FOLDER.glob("*.cuh"))
+    (program,) = _checked(
+        nvrtc.nvrtcCreateProgram(
+            (FOLDER / MAIN).read_bytes(),
+            MAIN.encode(),
+            len(headers),
+            [header.read_bytes() for header in headers],
+            [header.name.encode() for header in headers],
+        )
+    )
+    constants = {**variant.constants, "RESIDENT": MOST_RESIDENT}
+    options = [
+        *(f"-D{name}={value}" for name, value in constants.items()),
+        f"--gpu-architecture={architecture}",
+        "--std=c++17",
+        "--use_fast_math",
+        "--device-as-default-execution-space",
+    ]
+    result, *_ = nvrtc.nvrtcCompileProgram(
+        program, len(options), [option.encode() for option in options]
+    )
+    if result != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        (size,) = _checked(nvrtc.nvrtcGetProgramLogSize(program))
+        log = b" " * size
+        _checked(nvrtc.nvrtcGetProgramLog(program, log))
+        raise RuntimeError(f"NVRTC does not compile {MAIN} for {architecture}: {log.decode()}")
+    (size,) = _checked(nvrtc.nvrtcGetCUBINSize(program))
+    binary = b" " * size
+    _checked(nvrtc.nvrtcGetCUBIN(program, binary))
+    return binary
+
+
+def _checked(answer: tuple[Any, ...]) -> Sequence[Any]:
+    result, *values = answer
+    if result.value:
+        raise RuntimeError(f"CUDA refuses a call: {result.name}")
+    return values

@@ -1,0 +1,91 @@
+// Which warp does what.
+//
+// The work of a step is a line of units: segment by segment, head by head, the packed tiles of a
+// history and then slabs of the sequence's own tile, all of about the same bytes. Every warp takes
+// a piece of the line, all of one length, whatever the sequences' lengths are. Where histories and
+// own tiles meet the piece is cut: a run lies in one of them, and leaves a partial result of its
+// own, at an index that grows along the line.
+#pragma once
+#include "own.cuh"
+
+// What a segment of one token asks for. Segments of more tokens, or of none, have no work here.
+struct Work {
+  int tiles;     // complete ones before its own
+  int rows;      // of the own tile, the new token's the last of them
+  int sequence;  // in the batch
+  int token;     // among the new ones
+
+  DEVICE int slabs() const { return (rows + SLAB - 1) / SLAB; }
+  DEVICE int units() const { return tiles + slabs(); }
+};
+
+// The batch as kvarn/kernels/triton/step.py cuts it.
+struct Segments {
+  const int* starts;    // [sequences + 1] first new token of each
+  const int* lengths;   // [sequences] after this step
+  const int* sequence;  // [segments], or null where segment s is sequence s
+  const int* tile;      // [segments], likewise
+  const int* table;     // page of each tile
+  i64 table_stride;
+  const int* tail_page;
+  i64 tail_stride;
+  int first;  // segment of this launch
+  int count;
+
+  DEVICE Work work(int segment) const {
+    if (segment >= count) return {0, 0, 0, 0};
+    const int index = sequence ? sequence[first + segment] : first + segment;
+    if (index < 0) return {0, 0, 0, 0};
+    const int length = lengths[index], start = starts[index];
+    const int number = sequence ? tile[first + segment] : (length - 1) / TILE;
+    const int begin = max(length - (starts[index + 1] - start) - number * TILE, 0);
+    const int end = min(length - number * TILE, TILE);
+    if (starts[index + 1] == start || end - begin != 1) return {0, 0, 0, 0};
+    return {number, end, index, starts[index + 1] - (length - number * TILE) + begin};
+  }
+
+  // Units of a head in segments before `end`; the whole warp asks.
+  DEVICE int units_before(int end) const {
+    int units = 0;
+    for (int segment = lane_id(); segment < end; segment += 32) units += work(segment).units();
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) units += __shfl_xor_sync(0xffffffffu, units, step);
+    return units;
+  }
+};
+
+// The segment in which a unit of a head lies, and the units of a head before that.
+DEVICE int segment_at(const Segments& segments, int unit, int& before) {
+  before = 0;
+  for (int first = 0;; first += 32) {
+    const int units = segments.work(first + lane_id()).units();
+    int after = units;
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+      const int other = __shfl_up_sync(0xffffffffu, after, step);
+      if (lane_id() >= step) after += other;
+    }
+    const u32 beyond = __ballot_sync(0xffffffffu, before + after > unit);
+    if (beyond) {
+      const int lane = __ffs(beyond) - 1;
+      before += __shfl_sync(0xffffffffu, after - units, lane);
+      return first + lane;
+    }
+    before += __shfl_sync(0xffffffffu, after, 31);
+  }
+}
+
+// The line and its pieces, none of them empty.
+struct Line {
+  i64 units;
+  int pieces;
+
+  DEVICE Line(i64 units, int warps) : units(units), pieces((int)min(units, (i64)warps)) {}
+  DEVICE i64 begin(int piece) const { return units * piece / pieces; }
+  DEVICE int piece_of(i64 unit) const { return (int)(((unit + 1) * pieces - 1) / units); }
+};
+
+// Where a piece's run leaves its result; `own` says in which of the two the run lies.
+DEVICE int run_index(int piece, int segment, int head, int heads, bool own) {
+  return piece + 2 * (segment * heads + head) + own;
+}

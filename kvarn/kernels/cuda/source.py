@@ -1,0 +1,78 @@
+"""The source of a program, and the constants that it is compiled with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from kvarn.format.layout import TileLayout
+
+FOLDER = Path(__file__).parent
+MAIN = "decode.cu"
+
+COLUMNS = 8
+"""Queries of a product, and most query heads of a KV head."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a program is compiled for.
+
+    Attributes:
+        layout: of the tiles, not raw.
+        model: type of the model's activations, bfloat16 or float16.
+        soft_cap: whether scores are soft-capped.
+    """
+
+    layout: TileLayout
+    model: torch.dtype
+    soft_cap: bool
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of a warp: a tile, queries in float32, and two barriers."""
+        return self.layout.tile_bytes + COLUMNS * self.layout.head_dim * 4 + 16
+
+    @property
+    def constants(self) -> Mapping[str, int | str]:
+        """Preprocessor definitions; offsets are bytes, those of values count from their codes."""
+        layout = self.layout
+        offsets = {name: field.offset_bytes for name, field in layout.fields.items()}
+        begin = {"key": 0, "value": offsets["value_codes"]}
+        scales = {
+            f"{of}_{name}".upper(): offsets[f"{of}_{name}"] - begin[of]
+            for of in begin
+            for name in ("token_scale", "channel_scale", "mean")
+        }
+        types = {"MODEL_BFLOAT": 1} if self.model == torch.bfloat16 else {}
+        caps = {"SOFT_CAP": 1} if self.soft_cap else {}
+        return scales | types | caps | {
+            "HEAD_DIM": layout.head_dim,
+            "KEY_BITS": layout.format.key_bits,
+            "VALUE_BITS": layout.format.value_bits,
+            "VALUE_CODES": begin["value"],
+            "TILE_BYTES": layout.tile_bytes,
+            "SHARED_BYTES": self.shared_bytes,
+            "ROTATION_BLOCK": layout.rotation_block,
+            "ROTATION_NORM": f"{layout.rotation_block**-0.5!r}f",
+        }
+
+
+def is_supported(layout: TileLayout, model: torch.dtype, *, group: int) -> bool:
+    """Whether there is a program.
+
+    A lane takes four words of a token's key codes at once, which those of 3 bits have only in head
+    dimensions that are multiples of 64.
+
+    Args:
+        layout: of the tiles.
+        model: type of the model's activations.
+        group: query heads of a KV head.
+    """
+    return (
+        not layout.format.is_raw
+        and model in (torch.bfloat16, torch.float16)
+        and group <= COLUMNS
+        and (layout.format.key_bits != 3 or layout.head_dim % 64 == 0)  # noqa: PLR2004
+    )

@@ -1,0 +1,43 @@
+"""Programs of kvarn.kernels.cuda without a GPU: compiled for the host, a fiber for each thread."""
+
+import ctypes
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from kvarn.kernels.cuda.source import FOLDER, Variant
+
+EMULATOR = Path(__file__).parent / "emulator"
+
+
+@dataclass(frozen=True)
+class Emulated:
+    """A program on the host.
+
+    Attributes:
+        warps: of `attend`; blocks run one after another.
+        library: the kernels' launchers.
+    """
+
+    warps: int
+    library: ctypes.CDLL
+
+    def attend(self, arguments: ctypes.Structure, warps: int) -> None:
+        self.library.launch_attend(warps, 1, 32, ctypes.byref(arguments))
+
+    def combine(self, arguments: ctypes.Structure, query_heads: int, segments: int) -> None:
+        self.library.launch_combine(query_heads, segments, 128, ctypes.byref(arguments))
+
+
+@cache
+def emulated(variant: Variant, warps: int) -> Emulated:
+    """Compile a program."""
+    constants = [f"-D{name}={value}" for name, value in variant.constants.items()]
+    command = ["g++", "-std=c++20", "-O1", "-shared", "-fPIC", f"-I{EMULATOR}", f"-I{FOLDER}"]
+    with TemporaryDirectory() as folder:
+        library = f"{folder}/emulated.so"
+        source = str(EMULATOR / "emulate.cpp")
+        subprocess.run([*command, *constants, source, "-o", library], check=True)
+        return Emulated(warps, ctypes.CDLL(library))

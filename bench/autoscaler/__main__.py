@@ -4,6 +4,7 @@ Every policy runs in the same simulation of vLLM servers. Half a minute at most 
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def _names(_context: click.Context, _option: click.Parameter, value: str) -> tup
 @click.option("--cache-format", default=roofline.KVARN, show_default=True)
 @click.option("--ttft-seconds", default=5.0, show_default=True, help="Never late before this.")
 @click.option("--startup-seconds", default=120.0, show_default=True, help="Until a server serves.")
+@click.option("--restart-minutes", type=click.FloatRange(min=1), help="Between restarts of ours.")
 @click.option("--hours", default=6.0, show_default=True, help="The longest span to take.")
 @click.option("--rate", type=float, help="Mean requests per second to scale or thin to.")
 @click.option("--routing", type=click.Choice(["work", "random"]), default="work", show_default=True)
@@ -75,6 +77,7 @@ def _scene(
     cache_format: str,
     ttft_seconds: float,
     startup_seconds: float,
+    restart_minutes: float | None,
     hours: float,
     rate: float | None,
     routing: str,
@@ -85,7 +88,13 @@ def _scene(
         server = roofline.choose(gpu, cache_format=cache_format, requests=requests)
     except (TraceError, PlannerError) as error:
         raise click.ClickException(str(error)) from error
-    setup = Setup(server=server, startup_seconds=startup_seconds, routing=routing, seed=seed)
+    setup = Setup(
+        server=server,
+        startup_seconds=startup_seconds,
+        restart_seconds=60 * restart_minutes if restart_minutes else math.inf,
+        routing=routing,
+        seed=seed,
+    )
     return scene(requests, setup, Target(step=server.step, seconds=ttft_seconds))
 
 

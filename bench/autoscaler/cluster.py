@@ -5,6 +5,7 @@ for takes `Setup.startup_seconds` to be ready. A server that goes gets no more r
 what it has, whatever the policy: only the choice of size differs.
 """
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ class Setup:
     Attributes:
         poll_seconds: between two scrapes.
         initial: size at the beginning.
+        restart_seconds: between two restarts of our operator; rivals keep what they know.
         routing: how a request finds its server: `random`, as kube-proxy has it, or `work`, where it
             is computed first, as routers that know queues and prefixes have it.
     """
@@ -36,6 +38,7 @@ class Setup:
     poll_seconds: float = 5.0
     initial: int = 1
     max_replicas: int = 64
+    restart_seconds: float = math.inf
     routing: str = "work"
     seed: int = 0
 

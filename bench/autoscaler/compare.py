@@ -81,8 +81,13 @@ def scene(requests: Sequence[Request], setup: Setup, target: Target) -> Scene:
 
 
 def _kvarn(scene: Scene) -> Result:
-    rules = Autoscaling(max_replicas=scene.setup.max_replicas)
-    return scene.play(Kvarn(rules, interval_seconds=scene.setup.poll_seconds))
+    setup = scene.setup
+    policy = Kvarn(
+        Autoscaling(max_replicas=setup.max_replicas),
+        interval_seconds=setup.poll_seconds,
+        restart_seconds=setup.restart_seconds,
+    )
+    return scene.play(policy)
 
 
 def _fixed(scene: Scene, *, servers: Callable[[Work], float]) -> Result:

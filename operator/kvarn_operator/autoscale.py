@@ -88,7 +88,7 @@ def _wanted(
         return current, "MetricsStale"
     foreseen = history.forecast(fleet) + history.reserve
     enough = max(math.ceil(fleet.load / SHRINK_TARGET), math.ceil(foreseen), 1)
-    if enough < current and may_shrink:
+    if enough < current and may_shrink and fleet.watched:
         return enough, "LowPressure"
     return current, "WithinTarget"
 

@@ -12,6 +12,7 @@ from typing import Literal
 
 from kvarn_operator import learning
 from kvarn_operator.api import KVarNDeployment
+from kvarn_operator.api.base import timestamp
 from kvarn_operator.api.status import Condition, InspectedModel, LastScale, Lesson
 from kvarn_operator.autoscale import Decision
 from kvarn_operator.autoscalers import KINDS
@@ -110,11 +111,6 @@ def merge(
         )
         for kind, verdict in new
     ]
-
-
-def timestamp(now: datetime) -> str:
-    """`now` as Kubernetes writes it."""
-    return now.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _since(before: Condition | None, verdict: Verdict, now: datetime) -> str:

@@ -59,9 +59,10 @@ class History(Past):
         expected: what it was foreseen to be, at times that are still to come.
         surprises: what it was, less what had been foreseen.
         surprised: when that was first known.
+        held: a reserve from before a restart, and until when it holds.
         starts: not completed yet, the earliest first.
         start_seconds: that the last start took; None until one was seen.
-        size: at the last decision.
+        size: at the last decision; 0 before the first.
         grown: when it grew last; None if that is not known.
         shrunk: likewise.
         regretted: when it had to grow again soon after it had shrunk.
@@ -71,6 +72,7 @@ class History(Past):
     expected: tuple[Note, ...] = ()
     surprises: tuple[Note, ...] = ()
     surprised: datetime | None = None
+    held: Note | None = None
     starts: tuple[Start, ...] = ()
     start_seconds: float | None = None
     size: int = 0
@@ -97,7 +99,8 @@ class History(Past):
 
     def seen(self, fleet: Fleet, *, current: int, now: datetime) -> Self:
         """The history after a look at `fleet`."""
-        return replace(self._started(fleet.ready, now)._noted(fleet, now), size=current)
+        held = self.held if self.held and now < self.held[0] else None
+        return replace(self._started(fleet.ready, now)._noted(fleet, now), size=current, held=held)
 
     @property
     def ahead_seconds(self) -> float:
@@ -111,6 +114,11 @@ class History(Past):
 
     @property
     def reserve(self) -> float:
+        """Servers for what is not foreseen."""
+        return max(self._surprise, self.held[1] if self.held else 0.0)
+
+    @property
+    def _surprise(self) -> float:
         """Servers that covered what was not foreseen, for most of the last hour.
 
         In the first hour one burst may be most of what was seen, and a deployment that has nothing
@@ -145,14 +153,13 @@ class History(Past):
         done = [start for start in self.starts if start.size <= ready]
         if not done:
             return self
-        return replace(
-            self,
-            starts=tuple(start for start in self.starts if start.size > ready),
-            start_seconds=(now - done[-1].at).total_seconds(),
-        )
+        left = tuple(start for start in self.starts if start.size > ready)
+        if not self.size:  # It ended while nobody looked.
+            return replace(self, starts=left)
+        return replace(self, starts=left, start_seconds=(now - done[-1].at).total_seconds())
 
     def _noted(self, fleet: Fleet, now: datetime) -> Self:
-        if not fleet.servers or fleet.stale:
+        if not fleet.servers or fleet.stale or not fleet.watched:
             return self
         if self.demand and now - self.demand[-1][0] < timedelta(seconds=NOTE_SECONDS):
             return self

@@ -80,11 +80,13 @@ class Fleet:
         servers: awake ones with fresh metrics.
         stale: names of ready pods whose metrics are missing, old or unreadable.
         asleep: how many sleep.
+        watched: whether rates can be told; not, just after the operator started.
     """
 
     servers: tuple[Server, ...] = ()
     stale: tuple[str, ...] = ()
     asleep: int = 0
+    watched: bool = True
     errors: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -177,8 +179,13 @@ def fleet(
         if pod in readings and readings[pod].is_fresh(now, poll_seconds=poll_seconds)
     }
     awake = {pod: reading for pod, reading in fresh.items() if not reading.sample.asleep}
+    watched = any(reading.is_watched(poll_seconds=poll_seconds) for reading in fresh.values())
     measure = partial(
-        parts, target=target, max_sequences=max_sequences, queue_seconds=queue_seconds
+        parts,
+        target=target,
+        max_sequences=max_sequences,
+        queue_seconds=queue_seconds,
+        watched=watched,
     )
     make = partial(_server, target=target, most=max_sequences, tokens=planned_tokens)
     servers = [make(pod, reading, measure(reading)) for pod, reading in awake.items()]
@@ -187,22 +194,29 @@ def fleet(
         servers=tuple(servers),
         stale=stale,
         asleep=len(fresh) - len(awake),
+        watched=watched,
         errors={pod: readings[pod].error for pod in stale if pod in readings},
     )
 
 
 def parts(
-    reading: Reading, *, target: float, max_sequences: int, queue_seconds: float | None = None
+    reading: Reading,
+    *,
+    target: float,
+    max_sequences: int,
+    queue_seconds: float | None = None,
+    watched: bool = True,
 ) -> Parts:
     """The parts of a server's pressure.
 
     Where the cache is what binds, fewer sequences run than may: those that run are then what the
-    server can carry, and those that wait count against them, as far as they cannot just follow.
+    server can carry, and those that wait count against them, as far as they cannot just follow;
+    how far that is can only be told where rates can be.
     """
     sample, before = reading.sample, reading.previous
     cache = sample.usage / target
     carried = max(sample.running, 1) if cache >= 1 else max_sequences
-    queued = sample.waiting * reading.waiting_share
+    queued = sample.waiting * reading.waiting_share if watched else 0.0
     waiting = (sample.running + queued) / carried if sample.waiting else 0.0
     return Parts(
         cache=cache,

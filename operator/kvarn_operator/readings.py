@@ -37,6 +37,7 @@ class Reading:
         past: the ones before it, the oldest first, as far back as `WINDOW_SECONDS`.
         token_seconds: the least that a prompt's token was seen to cost on any of the pods; 0 as
             long as none has computed enough of them.
+        window_seconds: the longest time that any of the pods was watched.
         error: why the latest try gave none; empty if it did.
     """
 
@@ -56,6 +57,10 @@ class Reading:
     def oldest(self) -> Sample:
         """The sample at the beginning of the window."""
         return self.past[0].sample if self.past else self.sample
+
+    def is_watched(self, *, poll_seconds: float) -> bool:
+        """Whether the pods were read for so long that rates can be told."""
+        return self.window_seconds >= FRESH_INTERVALS * poll_seconds
 
     def is_fresh(self, now: datetime, *, poll_seconds: float) -> bool:
         """Whether it still says how the server is."""
@@ -124,8 +129,16 @@ def record(
     answers: Mapping[str, Sample | ScrapeError],
     *,
     now: datetime,
+    token_seconds: float = 0.0,
 ) -> dict[str, Reading]:
-    """`readings` after a round of `answers`; pods that were not asked are forgotten."""
+    """`readings` after a round of `answers`; pods that were not asked are forgotten.
+
+    Args:
+        readings: from the round before.
+        answers: by pod.
+        now: when they were asked.
+        token_seconds: what a prompt's token is taken to cost until that is seen; 0 if not known.
+    """
     kept: dict[str, Reading] = {}
     for pod, answer in answers.items():
         before = readings.get(pod)
@@ -133,7 +146,7 @@ def record(
             kept[pod] = Reading(at=now, sample=answer, past=_past(before, answer, now))
         elif before is not None:
             kept[pod] = replace(before, error=str(answer))
-    cost = _token_seconds(readings.values(), kept.values(), now=now)
+    cost = _token_seconds(readings.values(), kept.values(), now=now) or token_seconds
     window = max((reading.watched_seconds for reading in kept.values()), default=0.0)
     return {
         pod: replace(reading, token_seconds=cost, window_seconds=window)
@@ -177,10 +190,12 @@ def _costs(readings: Sequence[Reading]) -> Iterable[float]:
     computes at a lower one. So both are upper bounds, and one of them is near the truth.
     """
     for reading in readings:
+        if reading.watched_seconds < LEAST_SECONDS:
+            continue  # A long prompt that ends in it was mostly computed before it.
         last, first = reading.sample, reading.oldest
         tokens = last.prefilled_tokens - first.prefilled_tokens
         if tokens >= LEAST_TOKENS:
             yield (last.prefill_seconds - first.prefill_seconds) / tokens
         tokens = last.computed_tokens - first.computed_tokens
-        if tokens >= LEAST_TOKENS and reading.past:
+        if tokens >= LEAST_TOKENS:
             yield reading.watched_seconds / tokens

@@ -10,14 +10,25 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from kvarn import planner
-from kvarn_operator import apply, autoscale, inspection, learning, metrics, planning, render, status
+from kvarn_operator import (
+    apply,
+    autoscale,
+    checkpoint,
+    inspection,
+    learning,
+    metrics,
+    planning,
+    render,
+    status,
+)
 from kvarn_operator.actuate import Actuator, followed, told
 from kvarn_operator.api import KVarNDeployment
-from kvarn_operator.api.status import InspectedModel, LastScale, Status
+from kvarn_operator.api.base import timestamp
+from kvarn_operator.api.status import Checkpoint, InspectedModel, LastScale, Status
 from kvarn_operator.apply import Applied, Applier
 from kvarn_operator.autoscale import Change, Decision, History
 from kvarn_operator.cluster import RefusedError
-from kvarn_operator.conditions import Scene, failures, timestamp
+from kvarn_operator.conditions import Scene, failures
 from kvarn_operator.config import Config
 from kvarn_operator.observe import Observed
 from kvarn_operator.planning import Outcome, Planned, Unplanned
@@ -158,7 +169,8 @@ class Reconciler:
         if memory.asked is None or now - memory.asked >= poll or not names <= memory.known:
             answers = await self.pages.read([pod.ip for pod in ready])
             by_pod = dict(zip((pod.name for pod in ready), answers, strict=True))
-            memory.readings = record(memory.readings, by_pod, now=now)
+            cost = checkpoint.token_seconds(scene.target.status)
+            memory.readings = record(memory.readings, by_pod, now=now, token_seconds=cost)
             memory.asked, memory.known = now, names
             _count_failures(scene.target, answers)
         planned = (
@@ -215,7 +227,7 @@ class Reconciler:
         rules = scene.target.spec.autoscaling
         if rules is None or rules.mode == "none":
             return None
-        history = memory.history or _remembered(scene.target.status.last_scale)
+        history = memory.history or checkpoint.restore(scene.target.status, current=current)
         if scene.is_outside:
             history = followed(history, current=current, now=self.clock())
         decision = autoscale.decide(
@@ -231,7 +243,9 @@ class Reconciler:
         meta, old = scene.target.metadata, scene.target.status
         readings = _of_template(scene, memory.readings)
         scene = replace(scene, capacities=_capacities(readings))
-        new = status.build(scene, fleet=servers, readings=readings, now=self.clock())
+        new = status.build(
+            scene, fleet=servers, readings=readings, learnt=self._learnt(memory), now=self.clock()
+        )
         _publish(scene.target, servers, new)
         if status.dump(new) != status.dump(old):
             identity = {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid}
@@ -239,6 +253,11 @@ class Reconciler:
             for happening in status.happenings(old, new):
                 tell(happening)
         memory.status = new
+
+    def _learnt(self, memory: Memory) -> Checkpoint | None:
+        if memory.history is None:
+            return None
+        return checkpoint.take(memory.history, memory.readings.values(), now=self.clock())
 
     def _next_look(self, scene: Scene) -> float:
         if scene.refused or scene.unowned:
@@ -283,14 +302,6 @@ def _count_failures(target: KVarNDeployment, answers: Iterable[Sample | ScrapeEr
     failed = sum(isinstance(answer, ScrapeError) for answer in answers)
     meta = target.metadata
     metrics.SCRAPE_FAILURES.labels(meta.namespace, meta.name).inc(failed)
-
-
-def _remembered(last: LastScale | None) -> History:
-    """What a new process knows of the changes of size: the latest."""
-    if last is None:
-        return History()
-    at = datetime.fromisoformat(last.time)
-    return History(changes=(Change(at, last.to_replicas - last.from_replicas),))
 
 
 def _scaled(

@@ -7,6 +7,7 @@ from typing import Any
 
 from kvarn_operator import conditions, learning, planning
 from kvarn_operator.api.status import (
+    Checkpoint,
     Condition,
     LastScale,
     Lesson,
@@ -41,6 +42,7 @@ def build(
     *,
     fleet: Fleet,
     readings: Mapping[str, Reading],
+    learnt: Checkpoint | None = None,
     now: datetime,
 ) -> Status:
     """The status that `scene` amounts to.
@@ -49,6 +51,7 @@ def build(
         scene: what was found and done.
         fleet: the ready servers.
         readings: metrics of the servers that run the present template.
+        learnt: by the autoscaler; it is written only along with something else.
         now: the time, for conditions that change.
     """
     target = scene.target
@@ -56,7 +59,7 @@ def build(
     rollout = Rollout.read(scene.deployment)
     plan = planning.to_status(scene.outcome) if isinstance(scene.outcome, Planned) else old.plan
     pods = selector(target, component=SERVER)
-    return Status(
+    new = Status(
         conditions=conditions.merge(
             old.conditions, conditions.verdicts(scene), generation=meta.generation, now=now
         ),
@@ -72,7 +75,11 @@ def build(
         selector=",".join(f"{name}={value}" for name, value in sorted(pods.items())),
         url=f"http://{meta.name}.{meta.namespace}.svc:{PORT}",
         last_scale=scene.last_scale,
+        checkpoint=old.checkpoint,
     )
+    if learnt is None or dump(new) == dump(old):
+        return new
+    return new.model_copy(update={"checkpoint": learnt})
 
 
 def _lesson(scene: Scene, readings: Mapping[str, Reading]) -> Lesson | None:

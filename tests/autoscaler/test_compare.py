@@ -1,6 +1,7 @@
 """Whole runs on small made-up traffic."""
 
 import json
+import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,8 +14,10 @@ from bench.autoscaler.cluster import Cluster, Policy, Run, Setup
 from bench.autoscaler.compare import POLICIES, Scene, scene
 from bench.autoscaler.oracle import Work, schedule
 from bench.autoscaler.policies.fixed import Schedule
+from bench.autoscaler.policies.ours import Kvarn
 from bench.autoscaler.requests import Request
 from bench.autoscaler.summary import Target, flaps
+from kvarn_operator.api.autoscaling import Autoscaling
 from tests.autoscaler.builders import SERVER, STEP, request
 
 SETUP = Setup(server=SERVER, startup_seconds=60.0, max_replicas=12)
@@ -36,6 +39,25 @@ def made(rate: Rate, *, seconds: float = 3600.0, most: float = 24.0) -> Scene:
 
 def steps(seconds: float) -> float:
     return 20.0 if 1200 < seconds < 2400 else 5.0
+
+
+def sizes(scene: Scene, *, restart_seconds: float) -> list[int]:
+    policy = Kvarn(Autoscaling(max_replicas=12), restart_seconds=restart_seconds)
+    return [moment.wanted for moment in scene.play(policy).moments]
+
+
+def test_restarts_under_a_steady_load_change_no_size() -> None:
+    """Neither does what is forgotten look like less work, nor what is seen first like more."""
+    steady = made(lambda _: 12.0)
+
+    assert sizes(steady, restart_seconds=400) == sizes(steady, restart_seconds=math.inf)
+
+
+@pytest.mark.parametrize("restart_seconds", [300, 700, 1100, 1300])
+def test_restarts_while_the_load_changes_make_no_flap(restart_seconds: float) -> None:
+    result = made(steps).play(Kvarn(Autoscaling(max_replicas=12), restart_seconds=restart_seconds))
+
+    assert result.summary.flaps == 0
 
 
 def play(policy: Policy, requests: Sequence[Request], *, initial: int = 1) -> Run:

@@ -85,6 +85,27 @@ def test_servers_are_told_apart() -> None:
     assert ready("a", after=16) == (0, 1, 0)
 
 
+def test_those_that_wait_count_once_it_can_be_told_how_soon_they_follow() -> None:
+    """Just after the operator started it has seen nothing end, though much does."""
+    readings: dict[str, Reading] = {}
+    pressures = []
+    for seconds in (0, 5, 10, 15):
+        crowd = replace(IDLE, running=10, waiting=30, finished=100 + 5 * seconds)
+        readings = record(readings, {"a": crowd}, now=later(seconds))
+        found = fleet(
+            ["a"],
+            readings,
+            target=0.8,
+            max_sequences=10,
+            planned_tokens=500,
+            now=later(seconds),
+            poll_seconds=5,
+        )
+        pressures.append(found.demand)
+
+    assert pressures == pytest.approx([1.0, 1.0, 1.0, 1.1])
+
+
 def test_time_that_prompts_take_counts_against_its_target() -> None:
     busy = replace(IDLE, first_tokens=10, computed_tokens=9000)
     reading = Reading(

@@ -55,6 +55,20 @@ def test_a_few_tokens_tell_no_cost() -> None:
     assert steady(rate=20).compute_share == 0
 
 
+def test_a_long_prompt_that_just_ended_tells_no_cost() -> None:
+    """It was counted whole in a window that saw the end of it."""
+    found = watched([START, replace(START, computed_tokens=8000)])
+
+    assert found.token_seconds == 0
+
+
+def test_until_a_cost_is_seen_it_is_what_it_was_before_a_restart() -> None:
+    first = record({}, {"a": busy(0)}, now=NOW, token_seconds=0.0004)
+    second = record(first, {"a": busy(5)}, now=later(5), token_seconds=0.0004)
+
+    assert second["a"].compute_share == pytest.approx(5 * 1000 * 0.0004 / 15, rel=0.01)
+
+
 def test_prompts_by_which_the_queue_grows_count_as_work() -> None:
     samples = [busy(5.0 * i, waiting=5 * i) for i in range(20)]
 

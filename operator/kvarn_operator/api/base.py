@@ -1,6 +1,7 @@
 """What all models of the API share: naming, CEL rules, quantities."""
 
 import re
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
@@ -101,3 +102,8 @@ def memory_bytes(quantity: int | str) -> int:
         raise ValueError(f"{quantity!r} is no size: give one such as 80Gi.")
     digits, unit = match.groups(default="")
     return int(digits) * _UNITS[unit]
+
+
+def timestamp(time: datetime) -> str:
+    """`time`, in UTC, as Kubernetes writes it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -164,6 +164,25 @@ class LastScale(ApiModel):
     """Why, in one sentence."""
 
 
+class Checkpoint(ApiModel):
+    """What the autoscaler has learnt, so that a restart of the operator does not lose it."""
+
+    start_seconds: int | None = None
+    """How long the last start took, from the change of size until the replicas were ready."""
+    token_nanoseconds: int | None = None
+    """What computing a token of a prompt costs."""
+    reserve_percent: int | None = None
+    """What is held back for demand that is not foreseen, in percent of a full replica."""
+    reserve_until: str | None = Field(default=None, json_schema_extra={"format": "date-time"})
+    """Until when that holds."""
+    grown_time: str | None = Field(default=None, json_schema_extra={"format": "date-time"})
+    """When the size grew last."""
+    shrunk_time: str | None = Field(default=None, json_schema_extra={"format": "date-time"})
+    """When it shrank last."""
+    regretted_time: str | None = Field(default=None, json_schema_extra={"format": "date-time"})
+    """When it last had to grow soon after it had shrunk."""
+
+
 class Status(ApiModel):
     """What is."""
 
@@ -202,3 +221,5 @@ class Status(ApiModel):
     """Where the OpenAI-compatible API answers inside the cluster; /v1 and /metrics lie under it."""
     last_scale: LastScale | None = None
     """The latest change of size by the built-in autoscaler."""
+    checkpoint: Checkpoint | None = None
+    """What the autoscaler has learnt; as of the last change of anything else in the status."""

@@ -132,6 +132,7 @@ class Engine:
         while any(not task.done() for task in asked):
             await asyncio.sleep(POLL_SECONDS)
             if self._llm.get_num_unfinished_requests() >= len(asked):
+                await self._llm.is_paused()  # answered when all that was sent before is read
                 return
 
     async def forget(self) -> None:
@@ -145,6 +146,7 @@ class Engine:
             if time.monotonic() > deadline:
                 raise UnmeasuredError(f"blocks are still in use after {IDLE_SECONDS:.0f} s")
             await asyncio.sleep(POLL_SECONDS)
+        self.meter.rest()
 
 
 @asynccontextmanager

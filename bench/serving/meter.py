@@ -95,6 +95,10 @@ class Meter(StatLoggerBase):  # type: ignore[misc]
         if iteration_stats is not None:
             self.window.add(iteration_stats)
 
+    def rest(self) -> None:
+        """Nothing runs any more, of which vLLM reports no step."""
+        self.running, self.usage = 0, 0.0
+
     def log_engine_initialized(self) -> None:
         """Nothing to say."""
 

@@ -13,6 +13,17 @@ BASELINE = "auto"
 STEP_MODEL, STEP_MS = "llama-3.1-8b", 9.5
 BURST_TIMES = {BASELINE: 2.5, "fp8": 1.8}
 
+METHOD = {
+    "cells": "Milliseconds of a step are (t(129 tokens) - t(1 token)) / 128 of requests that all "
+    "wait when the engine begins and find their prompts in the cache, the best of two. `ms` of the "
+    "cell with `ms_presumed` is of prompts that were computed; the others, and `ms_presumed`, are "
+    "of prompts whose blocks were published without being computed.",
+    "saturated": "As many clients as take 95 % of the cache, or max_num_seqs, each asking again "
+    "when it is answered. The first requests begin at evenly spread ages, with prompt and answer "
+    "so far presumed in the cache; every later prompt is computed. Tokens are counted from the end "
+    "of a step to the end of another.",
+    "half_load": "Half as many clients, the first at random ages. Latencies are vLLM's own.",
+}
 Run = dict[str, Any]
 SAME = ("device", "vllm", "torch", "triton")
 """Of the environment, what figures that are compared must share."""
@@ -82,6 +93,7 @@ class Record:
         """The file's text, with what follows from the runs."""
         given = {
             "environment": self.environment,
+            "method": METHOD,
             "runs": self.runs,
             "fastest": list(fastest(self.runs)),
             "goals": list(goals(self.runs)),

@@ -24,7 +24,7 @@ CONFIG = {
 }
 OPTIONS = (
     *("--format", "auto", "--format", "kvarn_k4v2_g128", "--workload", "128+200"),
-    *("--cells", "2x128,1x256,64x256", "--seconds", "1.5", "--engine", "max_num_seqs=16"),
+    *("--cells", "2x128,64x128", "--seconds", "1", "--engine", "max_num_seqs=16"),
     *("--engine", "kv_cache_memory_bytes=4194304", "--engine", "max_num_batched_tokens=512"),
 )
 
@@ -63,9 +63,9 @@ def test_steps_are_timed_on_computed_and_on_presumed_prompts(
     done: tuple[dict[str, Any], str],
 ) -> None:
     for run in done[0]["runs"]:
-        computed, presumed, too_many = run["cells"]
+        computed, too_many = run["cells"]
 
-        assert min(computed["ms"], computed["ms_presumed"], presumed["ms"]) > 0
+        assert min(computed["ms"], computed["ms_presumed"]) > 0
         assert computed["prefill_tokens_per_second"] > 0
         assert "16 sequences" in too_many["skipped"]
 
@@ -81,7 +81,7 @@ def test_the_cache_is_filled_at_saturation_and_half_of_it_at_half_load(
         assert full["limited_by"] == "cache"
         assert half["preemptions"] == 0
         assert full["cache_usage"] > 1.3 * half["cache_usage"]
-        assert full["inter_token_ms"]["count"] > 20
+        assert full["inter_token_ms"]["count"] > 10
 
 
 @pytest.mark.serving

@@ -11,7 +11,7 @@ from bench.kernels.int4 import Int4
 from bench.kernels.layer import Layer
 from bench.kernels.record import Point, point
 from bench.kernels.rival import Rival, RivalError, best, moved_bytes
-from bench.kernels.shape import Shape
+from bench.kernels.shape import DEVICE, Shape
 from bench.kernels.turboquant import TurboQuant
 from kvarn.format.layout import FORMATS, TILE_TOKENS, TileLayout
 from kvarn.kernels.triton.parts import Cut, even_cut, processors
@@ -68,7 +68,7 @@ def cut_of(shape: Shape, layout: TileLayout) -> Cut:
         rows=shape.group,
         histories=len(shape.lengths) * shape.kv_heads,
         tiles=(shape.longest - 1) // TILE_TOKENS,
-        processors=processors(torch.device("cuda")),
+        processors=processors(DEVICE),
     )
 
 

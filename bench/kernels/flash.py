@@ -1,7 +1,7 @@
 """FlashAttention 3 as vLLM ships it, on a cache in bfloat16 or fp8."""
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, cached_property
 from itertools import product
 from typing import Any, ClassVar
 
@@ -93,16 +93,11 @@ class Flash(Rival):
         return torch.ones(1, device=DEVICE)
 
     def write(self, slots: torch.Tensor) -> object:
-        """By vLLM's compiled kernel."""
-        from vllm._custom_ops import reshape_and_cache_flash
-
-        kind = "auto" if self.dtype.itemsize == 2 else "fp8"
-        caches = (self.key_cache, self.value_cache)
-        if kind == "fp8":
-            caches = (self.key_cache.view(torch.uint8), self.value_cache.view(torch.uint8))
-        return reshape_and_cache_flash(
-            self.keys, self.values, *caches, slots, kind, self._one, self._one
-        )
+        """By vLLM's compiled kernel, or by its Triton one where the library is missing."""
+        kind, caches = "auto", [self.key_cache, self.value_cache]
+        if self.dtype.itemsize == 1:
+            kind, caches = "fp8", [cache.view(torch.uint8) for cache in caches]
+        return _writer()(self.keys, self.values, *caches, slots, kind, self._one, self._one)
 
     def stored(self, pages: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As they are."""
@@ -118,6 +113,20 @@ class FlashFp8(Flash):
 
     name = "fp8"
     dtype = torch.float8_e4m3fn
+
+
+@cache
+def _writer() -> Callable[..., object]:
+    from vllm import _custom_ops
+    from vllm.v1.attention.ops import triton_reshape_and_cache_flash as in_triton
+
+    compiled = hasattr(torch.ops._C_cache_ops, "reshape_and_cache_flash")
+    writer: Callable[..., object] = (
+        _custom_ops.reshape_and_cache_flash
+        if compiled
+        else in_triton.triton_reshape_and_cache_flash
+    )
+    return writer
 
 
 def _random(size: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

@@ -128,8 +128,8 @@ async def test_a_silent_server_freezes_the_size(
     await serve(scaled, resource, ONE, autoscaling=HPA)
     await scaled.until_size(3)
 
-    vllm.loads[ONE] = Load()
     await run(scaled, ONE, TWO)
+    vllm.loads[ONE] = Load()
 
     await scaled.until_condition("ScalingActive", "False", reason="MetricsStale")
     await scaled.kubectl("wait", "hpa/demo", "--for=condition=ScalingActive=False", "--timeout=60s")

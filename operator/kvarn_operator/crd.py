@@ -21,6 +21,8 @@ COLUMNS = (
     ("Format", "string", ".status.plan.format", 0),
     ("Context", "integer", ".status.plan.maxTokens", 0),
     ("Replicas", "integer", ".status.readyReplicas", 0),
+    ("Loading", "integer", ".status.loadingReplicas", 1),
+    ("Draining", "integer", ".status.drainingReplicas", 1),
     ("Desired", "integer", ".status.desiredReplicas", 1),
     ("Pressure", "integer", ".status.pressure.percent", 0),
     ("Accelerator", "string", ".status.plan.accelerator", 1),

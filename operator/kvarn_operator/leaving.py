@@ -6,9 +6,6 @@ from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.observe import PROTECTION, SERVER, Pod
 from kvarn_operator.readings import Reading
 
-STARTING = frozenset({"", "ContainerCreating", "PodInitializing"})
-"""What a container waits for that will run by and by."""
-
 Notes = dict[str, str | None]
 """Annotations to set, or to remove where None."""
 
@@ -43,12 +40,7 @@ def protections(target: KVarNDeployment, pods: Iterable[Pod]) -> dict[str, Notes
     for pod in pods:
         if pod.component != SERVER:
             continue
-        wanted = ours if pod.deleting or _is_loading(pod) else {}
+        wanted = ours if pod.deleting or pod.is_loading else {}
         if {name for name in pod.protection if name in ours} != set(wanted):
             notes[pod.name] = {name: wanted.get(name) for name in ours}
     return notes
-
-
-def _is_loading(pod: Pod) -> bool:
-    """Whether it may yet become ready by itself; one that fails may be in the way of nobody."""
-    return not pod.ready and pod.failure is None and pod.waiting in STARTING

@@ -16,6 +16,8 @@ SERVER = "server"
 INSPECTION = "inspection"
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 TEMPLATE_HASH = f"{GROUP}/template-hash"
+STARTING = frozenset({"", "ContainerCreating", "PodInitializing"})
+"""What a container waits for that will run by and by."""
 PROTECTION = {
     "karpenter.sh/do-not-disrupt": "true",
     "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
@@ -126,6 +128,13 @@ class Pod:
             protection=frozenset(PROTECTION.keys() & notes.keys()),
         )
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether it is on a node, or soon will be, and may yet become ready by itself."""
+        if self.ready or self.deleting or self.unschedulable:
+            return False
+        return self.failure is None and self.waiting in STARTING
+
 
 def _terminated(container: Mapping[str, Any]) -> Mapping[str, Any]:
     for state in (container.get("state"), container.get("lastState")):
@@ -205,6 +214,11 @@ class Observed:
     def servers(self) -> tuple[Pod, ...]:
         """Serving pods that are not about to go."""
         return tuple(pod for pod in self.pods if pod.component == SERVER and not pod.deleting)
+
+    @property
+    def draining(self) -> tuple[Pod, ...]:
+        """Serving pods that are about to go, and finish what they have."""
+        return tuple(pod for pod in self.pods if pod.component == SERVER and pod.deleting)
 
     def inspections(self, job: str) -> tuple[Pod, ...]:
         """Pods of one inspection Job."""

@@ -71,6 +71,8 @@ def build(
         pressure=pressure(fleet),
         replicas=rollout.replicas,
         ready_replicas=rollout.ready,
+        loading_replicas=sum(pod.is_loading for pod in scene.observed.servers),
+        draining_replicas=len(scene.observed.draining),
         desired_replicas=scene.desired,
         selector=",".join(f"{name}={value}" for name, value in sorted(pods.items())),
         url=f"http://{meta.name}.{meta.namespace}.svc:{PORT}",

@@ -43,6 +43,32 @@ async def test_a_pod_is_protected_while_it_loads_and_while_it_drains(
     await until_notes(running, PROTECTION)
 
 
+async def until_counts(world: World, *, ready: int, loading: int, draining: int) -> None:
+    """Wait until the status counts its pods like this."""
+    wanted = {"readyReplicas": ready, "loadingReplicas": loading, "drainingReplicas": draining}
+
+    async def counted() -> bool:
+        found = (await world.get("kvd")).get("status", {})
+        return {name: found.get(name) for name in wanted} == wanted
+
+    await until(counted, say=f"the counts did not become {wanted}")
+
+
+async def test_replicas_that_load_and_drain_are_counted(running: World, resource: Resource) -> None:
+    await load(running, resource, replicas=2)
+    await until_counts(running, ready=0, loading=1, draining=0)
+
+    await running.set_ready("demo-1", ADDRESS)
+    await running.start_pod("demo-2", "127.0.0.3", ready=False, node="node-1")
+    await running.roll_out(ready=1)
+    await until_counts(running, ready=1, loading=1, draining=0)
+
+    await running.kubectl("delete", "pod", "demo-2", "--wait=false")
+    await until_counts(running, ready=1, loading=0, draining=1)
+    table = await running.kubectl("get", "kvd", "demo", "-o", "wide")
+    assert {"LOADING", "DRAINING"} <= set(table.split())
+
+
 async def test_a_pod_that_fails_is_in_nobodys_way(running: World, resource: Resource) -> None:
     await load(running, resource)
     await until_notes(running, PROTECTION)

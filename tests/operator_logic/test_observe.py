@@ -3,7 +3,9 @@
 import json
 from typing import Any
 
-from kvarn_operator.observe import Pod, essence
+import pytest
+
+from kvarn_operator.observe import Observed, Pod, essence
 from tests.operator_logic.builders import pod
 
 
@@ -53,6 +55,38 @@ def test_a_pod_without_a_status_is_read_too() -> None:
     bare = {"metadata": {"name": "new"}}
 
     assert Pod.read(bare) == Pod(name="new", component="")
+
+
+WAITS = {"waiting": {"reason": "ContainerCreating"}}
+STUCK = {"waiting": {"reason": "ImagePullBackOff"}}
+NO_NODE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3"}
+
+
+@pytest.mark.parametrize(
+    ("state", "loading"),
+    [
+        pytest.param({"ready": True}, False, id="ready"),
+        pytest.param({"containerStatuses": [{"state": WAITS}]}, True, id="being created"),
+        pytest.param({"containerStatuses": [{"state": {"running": {}}}]}, True, id="loading"),
+        pytest.param({"containerStatuses": [{"state": STUCK}]}, False, id="stuck"),
+        pytest.param({"containerStatuses": ended()}, False, id="failing"),
+        pytest.param({"conditions": [NO_NODE]}, False, id="on no node"),
+    ],
+)
+def test_a_server_is_loading_while_it_may_yet_become_ready(
+    state: dict[str, Any], loading: bool
+) -> None:
+    assert Pod.read(pod(**({"ready": False} | state))).is_loading == loading
+
+
+def test_a_server_that_goes_is_draining_and_not_loading() -> None:
+    going = pod(ready=False)
+    going["metadata"]["deletionTimestamp"] = "2026-11-24T12:00:00Z"
+    seen = Observed.of((), (Pod.read(going), Pod.read(pod("demo-2"))))
+
+    assert [each.name for each in seen.draining] == ["demo-1"]
+    assert [each.name for each in seen.servers] == ["demo-2"]
+    assert not seen.draining[0].is_loading
 
 
 def test_replicas_and_status_are_not_part_of_a_childs_essence() -> None:

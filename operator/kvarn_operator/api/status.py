@@ -213,6 +213,10 @@ class Status(ApiModel):
     """Pods that exist."""
     ready_replicas: int | None = None
     """Pods that serve."""
+    loading_replicas: int | None = None
+    """Pods that are about to serve; one that fails or waits for a node is in the conditions."""
+    draining_replicas: int | None = None
+    """Pods that finish the requests that they have, and then go."""
     desired_replicas: int | None = None
     """Pods that are wanted."""
     selector: str | None = Field(default=None, max_length=1024)

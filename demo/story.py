@@ -129,11 +129,16 @@ class Story:
             )
             self.seen.replicas.append(self.ready)
 
-    def edit(self, steady: Traffic) -> None:
-        """Change the cache's format under the light load and wait for the end of the roll-out."""
+    def edit(self, steady: Traffic, **spec: Any) -> None:
+        """Change the cache's format under the light load and wait for the end of the roll-out.
+
+        Args:
+            steady: the light load.
+            spec: what else differs from the sample.
+        """
         old = {pod["metadata"]["name"] for pod in self.servers}
         with self._act("roll_out") as current:
-            self.kube.apply(sample(cache={"format": EDITED_FORMAT}))
+            self.kube.apply(sample(cache={"format": EDITED_FORMAT}, **spec))
             self._until(
                 lambda: (
                     self._rolled_out(EDITED_FORMAT)

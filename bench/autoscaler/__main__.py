@@ -1,6 +1,6 @@
 """Autoscalers on a trace: `python -m bench.autoscaler --trace FILE --format FORMAT [--json]`.
 
-Every policy runs in the same simulation of vLLM servers. Half a minute at most on two cores.
+Every policy runs in the same simulation of vLLM servers. A minute at most on two cores.
 """
 
 import json

@@ -188,7 +188,7 @@ class Cluster:
     async def gpu_products(self) -> frozenset[str]:
         """The ``nvidia.com/gpu.product`` labels of all nodes, at most half a minute old.
 
-        None if nodes may not be read.
+        Empty if nodes may not be read.
         """
         if time.monotonic() >= self._products_until:
             self._products = await self._read_products()

@@ -166,7 +166,8 @@ class KVarnImpl(AttentionImpl[KVarnMetadata]):
         memory that the kernels need beside the cache.
         """
         if attn_metadata is None:
-            self._kernels.reserve(self.layout, query)
+            group = self.num_heads // self.num_kv_heads
+            self._kernels.reserve(self.layout, query, group=group)
             return output.fill_(0)
         tail_metadata = get_forward_context().attn_metadata[self.tail.name]
         tokens = slice(attn_metadata.tokens)

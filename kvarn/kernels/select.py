@@ -24,14 +24,15 @@ class Kernels:
         prepare: makes of a batch what all its layers share.
         attend_and_store: a layer's work; takes what `prepare` made, and the layer.
         reserve: takes the memory that the work needs beside its arguments, for so many queries
-            ``[tokens, Hq, D]``, so that whoever measures memory sees it; and compiles what can be.
+            ``[tokens, Hq, D]``, so that whoever measures memory sees it; and compiles what can be,
+            for so many query heads of a KV head.
         captures: whether a step of single tokens may be captured in a CUDA graph.
     """
 
     name: str
     prepare: Callable[[Batch], Any]
     attend_and_store: Callable[..., None]
-    reserve: Callable[[TileLayout, torch.Tensor], None]
+    reserve: Callable[..., None]
     captures: bool
 
 
@@ -48,12 +49,12 @@ def kernels_for(device_type: str, *, batch_invariant: bool = False) -> Kernels:
     triton = import_module("kvarn.kernels.triton")  # the library is there on GPU machines alone
     cuda = None if batch_invariant else _cuda()
 
-    def reserve(layout: TileLayout, query: torch.Tensor) -> None:
+    def reserve(layout: TileLayout, query: torch.Tensor, *, group: int) -> None:
         tokens, heads, _ = query.shape
         sizes = {"tokens": tokens, "query_heads": heads, "model": query.dtype}
         triton.scratch(query.device).reserve(triton.scratch_bytes(layout, **sizes))
         if cuda:
-            cuda.make_ready(layout, query)
+            cuda.make_ready(layout, query, group=group)
 
     attend = partial(
         triton.attend_and_store,
@@ -72,5 +73,5 @@ def _cuda() -> ModuleType | None:
     return cuda if torch.cuda.get_device_capability() >= cuda.OLDEST else None
 
 
-def _nothing(_layout: TileLayout, _query: torch.Tensor) -> None:
+def _nothing(_layout: TileLayout, _query: torch.Tensor, *, group: int) -> None:  # noqa: ARG001
     """Plain PyTorch takes its memory as it goes."""

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from kvarn.kernels.cuda.program import joiners
 from kvarn.kernels.cuda.source import FOLDER, Variant
 
 EMULATOR = Path(__file__).parent / "emulator"
@@ -24,11 +25,12 @@ class Emulated:
     warps: int
     library: ctypes.CDLL
 
-    def attend(self, arguments: ctypes.Structure, warps: int) -> None:
-        self.library.launch_attend(warps, 1, 32, ctypes.byref(arguments))
+    def attend(self, arguments: ctypes.Structure) -> None:
+        self.library.launch_attend(self.warps, 1, 32, ctypes.byref(arguments))
 
     def combine(self, arguments: ctypes.Structure, query_heads: int, segments: int) -> None:
-        self.library.launch_combine(query_heads, segments, 128, ctypes.byref(arguments))
+        warps = joiners(self.warps, query_heads * segments)
+        self.library.launch_combine(query_heads, segments, 32 * warps, ctypes.byref(arguments))
 
 
 @cache

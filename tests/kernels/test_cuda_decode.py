@@ -37,7 +37,9 @@ def attended(model: Model, batch: dict[int, tuple[int, int]], *, warps: int) -> 
         soft_cap=float(model.options.get("soft_cap", 0.0)),
     )
     cache = model.cache(list(batch))
-    variant = Variant(model.layout, query.dtype, soft_cap=attention.soft_cap != 0)
+    variant = Variant(
+        model.layout, query.dtype, group=model.group, soft_cap=attention.soft_cap != 0
+    )
     launch(program(variant, warps), triton.prepare(model.batch(batch)), cache, attention)
     return attention.out
 

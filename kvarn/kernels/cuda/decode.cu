@@ -31,6 +31,7 @@ struct Pages {
 struct Partial {
   float* sums;
   float* exponents;
+  Join* joins;  // [segments, heads]
 };
 
 struct Arguments {
@@ -39,7 +40,7 @@ struct Arguments {
   Segments segments;
   Partial partial;
   Rows out;
-  int heads, group;
+  int heads;
   float factor;  // of the scores: with log2(e) in it where no cap follows
   float cap;
   int warps;     // of `attend`
@@ -56,15 +57,15 @@ struct Shared {
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "what a program asks for");
 
-DEVICE void store_pair(float* sums, int group, int column, float low, float high) {
-  if (column < group) *(float2*)(sums + column * HEAD_DIM) = make_float2(low, high);
+DEVICE void store_pair(float* sums, int column, float low, float high) {
+  if (column < GROUP) *(float2*)(sums + column * HEAD_DIM) = make_float2(low, high);
 }
 
-DEVICE void store_exponents(const Softmax& softmax, float* exponents, int group) {
+DEVICE void store_exponents(const Softmax& softmax, float* exponents) {
   const int lane = lane_id();
 #pragma unroll
   for (int i = 0; i < 2; i++)
-    if (lane < 4 && 2 * lane + i < group)
+    if (lane < 4 && 2 * lane + i < GROUP)
       exponents[2 * lane + i] = softmax.peak[i] + log2_fast(softmax.total[i]);
 }
 
@@ -78,8 +79,7 @@ DEVICE void run_packed(const Arguments& the, Shared& shared, const Work& work, i
     copy_bytes(shared.keys, tile, KEY_BYTES, &shared.loaded[0]);
     copy_bytes(shared.values, tile + KEY_BYTES, VALUE_BYTES, &shared.loaded[1]);
   }
-  make_query_operands(the.query.at(work.token, head * the.group), the.query.head_stride, the.group,
-                      shared.query);
+  make_query_operands(the.query.at(work.token, head * GROUP), the.query.head_stride, shared.query);
   Softmax softmax;
   PackedSums sums = {};
 #pragma unroll 1
@@ -104,7 +104,7 @@ DEVICE void run_packed(const Arguments& the, Shared& shared, const Work& work, i
     phase ^= 1;
   }
   const float scale[2] = {1.f / softmax.total[0], 1.f / softmax.total[1]};
-  float* at = the.partial.sums + run * the.group * HEAD_DIM;
+  float* at = the.partial.sums + run * GROUP * HEAD_DIM;
 #pragma unroll
   for (int plane = 0; plane < Value::COUNT; plane++)
 #pragma unroll
@@ -112,10 +112,10 @@ DEVICE void run_packed(const Arguments& the, Shared& shared, const Work& work, i
       if (value_word_exists(block))
 #pragma unroll
         for (int i = 0; i < 2; i++)
-          store_pair(at + plane * Value::WORDS + value_word(block), the.group,
-                     2 * (lane & 3) + i, sums[plane][block][i] * scale[i],
+          store_pair(at + plane * Value::WORDS + value_word(block), 2 * (lane & 3) + i,
+                     sums[plane][block][i] * scale[i],
                      sums[plane][block][i + 2] * scale[i]);
-  store_exponents(softmax, the.partial.exponents + run * the.group, the.group);
+  store_exponents(softmax, the.partial.exponents + run * GROUP);
 }
 
 // Slabs begin to end of a sequence's own tile.
@@ -125,21 +125,21 @@ DEVICE void run_own(const Arguments& the, const Work& work, int head, int begin,
   const Element* tail = (const Element*)the.tail.at(page, head);
   const OwnRows keys = {tail, the.keys.at(work.token, head), work.rows - 1};
   const OwnRows values = {tail + HEAD_DIM, the.values.at(work.token, head), work.rows - 1};
-  const bool asked = g < the.group;
-  const Element* query = the.query.at(work.token, head * the.group + (asked ? g : 0));
+  const bool asked = g < GROUP;
+  const Element* query = the.query.at(work.token, head * GROUP + (asked ? g : 0));
   Softmax softmax;
   OwnSums sums = {};
   attend_slabs(query, asked, keys, values, begin, end, work.rows, the.factor, the.cap, softmax,
                sums);
   const float scale[2] = {1.f / softmax.total[0], 1.f / softmax.total[1]};
-  float* at = the.partial.sums + run * the.group * HEAD_DIM + g * (HEAD_DIM / 8);
+  float* at = the.partial.sums + run * GROUP * HEAD_DIM + g * (HEAD_DIM / 8);
 #pragma unroll
   for (int block = 0; block < OWN_BLOCKS; block++)
 #pragma unroll
     for (int i = 0; i < 2; i++)
-      store_pair(at + 2 * block, the.group, 2 * (lane & 3) + i, sums[block][i] * scale[i],
+      store_pair(at + 2 * block, 2 * (lane & 3) + i, sums[block][i] * scale[i],
                  sums[block][i + 2] * scale[i]);
-  store_exponents(softmax, the.partial.exponents + run * the.group, the.group);
+  store_exponents(softmax, the.partial.exponents + run * GROUP);
 }
 
 // The grid is (warps), of one warp each.
@@ -176,6 +176,9 @@ attend(const __grid_constant__ Arguments the) {
     const int head = (int)((place - first) / units_here);
     const int unit = (int)((place - first) % units_here);
     const bool own = unit >= work.tiles;
+    if (unit == 0 && lane_id() == 0)
+      the.partial.joins[segment * the.heads + head] =
+          join_of(line, place, work, segment, head, the.heads);
     const int last = own ? units_here : work.tiles;
     const int stop = (int)min((i64)last, unit + (end - place));
     const i64 run = run_index(piece, segment, head, the.heads, own);
@@ -187,92 +190,82 @@ attend(const __grid_constant__ Arguments the) {
   }
 }
 
-constexpr int JOINERS = 4;                       // warps that join the runs of a query
-constexpr int LANE_CHANNELS = (HEAD_DIM + 31) / 32;
+constexpr int MOST_JOINERS = 8;  // warps that join the runs of a query
+constexpr int LANE_PAIRS = (HEAD_DIM / 2 + 31) / 32;
 
-// Runs of a history, or of an own tile: so many from an index on.
-struct Runs {
-  i64 first;
-  int count;
-};
-
-DEVICE Runs runs_of(const Line& line, i64 begin, int length, i64 index) {
-  if (length == 0) return {0, 0};
-  const int first = line.piece_of(begin), last = line.piece_of(begin + length - 1);
-  return {index + first, last - first + 1};
-}
-
-DEVICE float exponent_of(const Arguments& the, i64 run, int column) {
-  return the.partial.exponents[run * the.group + column];
-}
+// A warp's share of sums, of neighbouring channels each.
+typedef float2 Share[LANE_PAIRS];
 
 // Add a warp's share of some runs, weighed against the peak of all; returns its weight.
-DEVICE float add_runs(const Arguments& the, const Runs& runs, int column, float peak,
-                      float (&sums)[LANE_CHANNELS]) {
+DEVICE float add_runs(const Partial& partial, const Runs& runs, int column, float peak,
+                      Share& sums) {
   float total = 0.f;
 #pragma unroll 4
-  for (int i = threadIdx.x / 32; i < runs.count; i += JOINERS) {
-    const i64 run = runs.first + i;
-    const float weight = exp2_fast(exponent_of(the, run, column) - peak);
-    const float* row = the.partial.sums + (run * the.group + column) * HEAD_DIM;
+  for (int i = threadIdx.x / 32; i < runs.count; i += blockDim.x / 32) {
+    const i64 row = (i64)(runs.first + i) * GROUP + column;
+    const float weight = exp2_fast(partial.exponents[row] - peak);
+    const float2* pairs = (const float2*)(partial.sums + row * HEAD_DIM);
 #pragma unroll
-    for (int j = 0; j < LANE_CHANNELS; j++) {
-      const int channel = lane_id() + 32 * j;
-      if (channel < HEAD_DIM) sums[j] += weight * row[channel];
+    for (int j = 0; j < LANE_PAIRS; j++) {
+      const int pair = lane_id() + 32 * j;
+      if (pair >= HEAD_DIM / 2) continue;
+      const float2 two = pairs[pair];
+      sums[j].x += weight * two.x, sums[j].y += weight * two.y;
     }
     total += weight;
   }
   return total;
 }
 
-DEVICE float highest_of(const Arguments& the, const Runs& runs, int column, float highest) {
+DEVICE float highest_of(const Partial& partial, const Runs& runs, int column, float highest) {
   for (int i = lane_id(); i < runs.count; i += 32)
-    highest = fmaxf(highest, exponent_of(the, runs.first + i, column));
+    highest = fmaxf(highest, partial.exponents[(i64)(runs.first + i) * GROUP + column]);
   return highest;
 }
 
-// The grid is (query heads, segments), of JOINERS warps.
-extern "C" __global__ void __launch_bounds__(32 * JOINERS)
-combine(const __grid_constant__ Arguments the) {
-  __shared__ float history[JOINERS][HEAD_DIM], own[JOINERS][HEAD_DIM], totals[JOINERS];
-  const Segments& segments = the.segments;
-  const int segment = blockIdx.y, column = blockIdx.x % the.group, head = blockIdx.x / the.group;
-  const Work work = segments.work(segment);
+DEVICE void store_share(const Share& sums, float* channels) {
+#pragma unroll
+  for (int j = 0; j < LANE_PAIRS; j++)
+    if (lane_id() + 32 * j < HEAD_DIM / 2) ((float2*)channels)[lane_id() + 32 * j] = sums[j];
+}
+
+// The grid is (query heads, segments), of as many warps as share the runs of each.
+extern "C" __global__ void combine(const __grid_constant__ Arguments the) {
+  __shared__ float history[MOST_JOINERS][HEAD_DIM], own[MOST_JOINERS][HEAD_DIM];
+  __shared__ float totals[MOST_JOINERS];
+  const int segment = blockIdx.y, column = blockIdx.x % GROUP, head = blockIdx.x / GROUP;
+  const Work work = the.segments.work(segment);
   if (work.rows == 0) return;
-  const Line line((i64)the.heads * segments.units_before(segments.count), the.warps);
-  const i64 begin = (i64)the.heads * segments.units_before(segment) + head * work.units();
-  const i64 index = run_index(0, segment, head, the.heads, false);
-  const Runs packed = runs_of(line, begin, work.tiles, index);
-  const Runs raw = runs_of(line, begin + work.tiles, work.slabs(), index + 1);
   await_last_kernel();
 
-  float peak = highest_of(the, raw, column, highest_of(the, packed, column, LOWEST));
+  const Partial& partial = the.partial;
+  const Join join = partial.joins[segment * the.heads + head];
+  float peak = highest_of(partial, join.own, column, LOWEST);
+  peak = highest_of(partial, join.packed, column, peak);
 #pragma unroll
   for (int step = 1; step < 32; step *= 2)
     peak = fmaxf(peak, __shfl_xor_sync(0xffffffffu, peak, step));
-  float sums[LANE_CHANNELS] = {}, own_sums[LANE_CHANNELS] = {};
-  const float total = add_runs(the, packed, column, peak, sums) +
-                      add_runs(the, raw, column, peak, own_sums);
-  const int warp = threadIdx.x / 32;
-#pragma unroll
-  for (int j = 0; j < LANE_CHANNELS; j++) {
-    const int channel = lane_id() + 32 * j;
-    if (channel < HEAD_DIM) history[warp][channel] = sums[j], own[warp][channel] = own_sums[j];
-  }
+  Share sums = {}, own_sums = {};
+  const float total = add_runs(partial, join.packed, column, peak, sums) +
+                      add_runs(partial, join.own, column, peak, own_sums);
+  const int warp = threadIdx.x / 32, joiners = blockDim.x / 32;
+  store_share(sums, history[warp]);
+  store_share(own_sums, own[warp]);
   if (lane_id() == 0) totals[warp] = total;
   __syncthreads();
-  for (int channel = threadIdx.x; channel < HEAD_DIM; channel += 32 * JOINERS)
-#pragma unroll
-    for (int i = 1; i < JOINERS; i++) {
+  for (int channel = threadIdx.x; channel < HEAD_DIM; channel += blockDim.x)
+    for (int i = 1; i < joiners; i++) {
       history[0][channel] += history[i][channel];
       own[0][channel] += own[i][channel];
     }
+  float weight = 0.f;
+  for (int i = 0; i < joiners; i++) weight += totals[i];
   __syncthreads();
-  turn(history[0], HEAD_DIM, threadIdx.x, 32 * JOINERS, [] { __syncthreads(); });
-  const float scale = 1.f / (totals[0] + totals[1] + totals[2] + totals[3]);
-  Element* out = the.out.at(work.token, blockIdx.x);
-  for (int channel = threadIdx.x; channel < HEAD_DIM; channel += 32 * JOINERS) {
-    const float sum = (history[0][channel] * ROTATION_NORM + own[0][channel]) * scale;
-    out[channel] = (Element)pack_model(sum, 0.f);
+  turn<HEAD_DIM>(history[0], threadIdx.x, blockDim.x, [] { __syncthreads(); });
+  u32* out = (u32*)the.out.at(work.token, blockIdx.x);
+  for (int pair = threadIdx.x; pair < HEAD_DIM / 2; pair += blockDim.x) {
+    const float2 turned = ((const float2*)history[0])[pair], raw = ((const float2*)own[0])[pair];
+    out[pair] = pack_model((turned.x * ROTATION_NORM + raw.x) / weight,
+                           (turned.y * ROTATION_NORM + raw.y) / weight);
   }
 }

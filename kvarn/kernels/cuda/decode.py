@@ -15,6 +15,9 @@ from kvarn.kernels.triton.step import Step
 
 LOG2_E = 1.4426950408889634
 
+_JOIN_WORDS = 4
+"""Size of decode.cu's `Join`."""
+
 
 class _Rows(ctypes.Structure):
     _fields_ = (
@@ -59,9 +62,9 @@ class _Arguments(ctypes.Structure):
         ("segments", _Segments),
         ("sums", ctypes.c_void_p),
         ("exponents", ctypes.c_void_p),
+        ("joins", ctypes.c_void_p),
         ("out", _Rows),
         ("heads", ctypes.c_int),
-        ("group", ctypes.c_int),
         ("factor", ctypes.c_float),
         ("cap", ctypes.c_float),
         ("warps", ctypes.c_int),
@@ -82,35 +85,38 @@ def attend_single_tokens(step: Step, cache: LayerCache, attention: Attention) ->
     query = attention.query
     if not is_supported(cache.layout, query.dtype, group=attention.group):
         return False
-    variant = Variant(cache.layout, query.dtype, soft_cap=attention.soft_cap != 0)
+    variant = Variant(
+        cache.layout, query.dtype, group=attention.group, soft_cap=attention.soft_cap != 0
+    )
     launch(load(variant, query.device), step, cache, attention)
     return True
 
 
-def make_ready(layout: TileLayout, query: torch.Tensor) -> None:
+def make_ready(layout: TileLayout, query: torch.Tensor, *, group: int) -> None:
     """Compile and load the program for queries of this type and device, if there is one."""
-    if is_supported(layout, query.dtype, group=1):
-        load(Variant(layout, query.dtype, soft_cap=False), query.device)
+    if is_supported(layout, query.dtype, group=group):
+        load(Variant(layout, query.dtype, group=group, soft_cap=False), query.device)
 
 
 def launch(program: Program, step: Step, cache: LayerCache, attention: Attention) -> None:
     """Launch a program for as many segments at a time as there is room for results of."""
-    heads, query_heads, head_dim = attention.keys.shape[1], *attention.query.shape[1:]
+    heads, query_heads = attention.keys.shape[1], attention.query.shape[1]
     memory = scratch(attention.query.device).partial()
-    runs = len(memory) // (attention.group * (head_dim + 1))
-    sums = memory[: runs * attention.group * head_dim]
-    at_once = (runs - program.warps) // (2 * heads)
+    run = attention.group * (attention.query.shape[2] + 1)
+    at_once = (len(memory) - program.warps * run) // (heads * (2 * run + _JOIN_WORDS))
+    sums = heads * at_once * _JOIN_WORDS
+    exponents = sums + (program.warps + 2 * heads * at_once) * (run - attention.group)
     arguments = _Arguments(
         query=_rows(attention.query),
         keys=_rows(attention.keys),
         values=_rows(attention.values),
         tail=_pages(cache.tail),
         packed=_pages(cache.packed),
-        sums=sums.data_ptr(),
-        exponents=memory[len(sums) :].data_ptr(),
+        joins=memory.data_ptr(),
+        sums=memory[sums:].data_ptr(),
+        exponents=memory[exponents:].data_ptr(),
         out=_rows(attention.out),
         heads=heads,
-        group=attention.group,
         factor=attention.scale * (LOG2_E if attention.soft_cap == 0 else 1),
         cap=attention.soft_cap,
         warps=program.warps,
@@ -118,10 +124,8 @@ def launch(program: Program, step: Step, cache: LayerCache, attention: Attention
     for first in range(0, step.segments, at_once):
         count = min(at_once, step.segments - first)
         arguments.segments = _segments(step, cache, first, count)
-        program.attend(arguments, program.warps)
+        program.attend(arguments)
         program.combine(arguments, query_heads, count)
-
-
 def _rows(rows: torch.Tensor) -> _Rows:
     return _Rows(rows.data_ptr(), rows.stride(0), rows.stride(1))
 

@@ -59,54 +59,75 @@ DEVICE void load_pairs(const Element* at, u32 (&pairs)[COUNT]) {
   }
 }
 
-// Products of queries with rows g and g+8 of 16; lane t has channels t·D/4 and on.
-DEVICE void score_rows(const Element* query, bool asked, const Element* upper, const Element* lower,
-                       float (&scores)[4]) {
-  constexpr int PAIRS = HEAD_DIM / 8;
-  const int first = (lane_id() & 3) * (HEAD_DIM / 4);
-  u32 above[PAIRS], below[PAIRS], column[PAIRS];
-  load_pairs(upper + first, above);
-  load_pairs(lower + first, below);
-  load_pairs(query + first, column);
+// 16 rows on their way: of keys, lane (g, t) has channels t·D/4 and on of rows g and g+8; of values,
+// channels g·D/8 and on of rows 2t, 2t+1, 2t+8 and 2t+9.
+struct KeyRows {
+  u32 upper[HEAD_DIM / 8], lower[HEAD_DIM / 8];
+
+  DEVICE void load(const OwnRows& keys, int row) {
+    const int g = lane_id() >> 2, first = (lane_id() & 3) * (HEAD_DIM / 4);
+    load_pairs(keys.at(row + g) + first, upper);
+    load_pairs(keys.at(row + g + 8) + first, lower);
+  }
+};
+
+struct ValueRows {
+  u32 rows[4][OWN_BLOCKS];
+
+  DEVICE void load(const OwnRows& values, int row) {
+    const int g = lane_id() >> 2, t = lane_id() & 3;
 #pragma unroll
-  for (int i = 0; i < PAIRS; i++) column[i] = asked ? column[i] : 0;
+    for (int i = 0; i < 4; i++)
+      load_pairs(values.at(row + 2 * t + i / 2 * 8 + i % 2) + g * (HEAD_DIM / 8), rows[i]);
+  }
+};
+
+// Products of queries with 16 rows.
+DEVICE void score_rows(const Element* query, bool asked, const KeyRows& keys, float (&scores)[4]) {
+  u32 column[HEAD_DIM / 8];
+  load_pairs(query + (lane_id() & 3) * (HEAD_DIM / 4), column);
 #pragma unroll
-  for (int i = 0; i < PAIRS; i += 2)
-    mma_model(scores, above[i], below[i], above[i + 1], below[i + 1], column[i], column[i + 1],
-              scores);
+  for (int i = 0; i < HEAD_DIM / 8; i += 2)
+    mma_model(scores, keys.upper[i], keys.lower[i], keys.upper[i + 1], keys.lower[i + 1],
+              asked ? column[i] : 0, asked ? column[i + 1] : 0, scores);
 }
 
-// Fade the sums, and add 16 weighed rows of values, of which lane t has 2t, 2t+1, 2t+8 and 2t+9.
-DEVICE void add_rows(const OwnRows& values, int row, const float (&weights)[4],
-                     const float (&fade)[2], OwnSums& sums) {
+// Fade the sums, and add 16 weighed rows of values.
+DEVICE void add_rows(const ValueRows& values, const float (&weights)[4], const float (&fade)[2],
+                     OwnSums& sums) {
   const u32 early = transposed(pack_model(weights[0], weights[1]));
   const u32 late = transposed(pack_model(weights[2], weights[3]));
-  const int g = lane_id() >> 2, t = lane_id() & 3;
-  u32 rows[4][OWN_BLOCKS];
-#pragma unroll
-  for (int i = 0; i < 4; i++)
-    load_pairs(values.at(row + 2 * t + i / 2 * 8 + i % 2) + g * (HEAD_DIM / 8), rows[i]);
 #pragma unroll
   for (int block = 0; block < OWN_BLOCKS; block++) {
     float(&sum)[4] = sums[block];
 #pragma unroll
     for (int i = 0; i < 4; i++) sum[i] *= fade[i % 2];
-    mma_model(sum, low_halves(rows[0][block], rows[1][block]),
-              high_halves(rows[0][block], rows[1][block]),
-              low_halves(rows[2][block], rows[3][block]),
-              high_halves(rows[2][block], rows[3][block]), early, late, sum);
+    const u32 rows[4] = {values.rows[0][block], values.rows[1][block], values.rows[2][block],
+                         values.rows[3][block]};
+    mma_model(sum, low_halves(rows[0], rows[1]), high_halves(rows[0], rows[1]),
+              low_halves(rows[2], rows[3]), high_halves(rows[2], rows[3]), early, late, sum);
   }
 }
+
+// Whether there are registers for the next rows while these are attended.
+constexpr bool AHEAD = HEAD_DIM <= 192;
 
 // Take in slabs begin to end of a tile with `count` rows.
 DEVICE void attend_slabs(const Element* query, bool asked, const OwnRows& keys,
                          const OwnRows& values, int begin, int end, int count, float factor,
                          float cap, Softmax& softmax, OwnSums& sums) {
-  const int g = lane_id() >> 2;
+  const int g = lane_id() >> 2, stop = min(end * SLAB, count);
+  KeyRows key_rows;
+  ValueRows value_rows;
+  if (AHEAD) key_rows.load(keys, begin * SLAB);
+  if (AHEAD) value_rows.load(values, begin * SLAB);
 #pragma unroll 1
-  for (int row = begin * SLAB; row < min(end * SLAB, count); row += 16) {
+  for (int row = begin * SLAB; row < stop; row += 16) {
+    const bool more = AHEAD && row + 16 < stop;
     float scores[1][4] = {};
-    score_rows(query, asked, keys.at(row + g), keys.at(row + g + 8), scores[0]);
+    if (!AHEAD) key_rows.load(keys, row);
+    score_rows(query, asked, key_rows, scores[0]);
+    if (more) key_rows.load(keys, row + 16);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       const bool exists = row + g + i / 2 * 8 < count;
@@ -114,6 +135,8 @@ DEVICE void attend_slabs(const Element* query, bool asked, const OwnRows& keys,
     }
     float weight[2], fade[2];
     softmax.weigh(scores, weight, fade);
-    add_rows(values, row, scores[0], fade, sums);
+    if (!AHEAD) value_rows.load(values, row);
+    add_rows(value_rows, scores[0], fade, sums);
+    if (more) value_rows.load(values, row + 16);
   }
 }

@@ -17,6 +17,10 @@ MOST_RESIDENT = 8
 """Warps of `attend` that a multiprocessor runs side by side, at most."""
 
 
+MOST_JOINERS = 8
+"""Warps of `combine` that share the runs of a query, at most."""
+
+
 class Program(Protocol):
     """Kernels that can be launched.
 
@@ -26,7 +30,7 @@ class Program(Protocol):
 
     warps: int
 
-    def attend(self, arguments: ctypes.Structure, warps: int) -> None:
+    def attend(self, arguments: ctypes.Structure) -> None:
         """Launch `attend`."""
 
     def combine(self, arguments: ctypes.Structure, query_heads: int, segments: int) -> None:
@@ -40,11 +44,12 @@ class _Loaded:
     shared_bytes: int
     functions: dict[str, Any]
 
-    def attend(self, arguments: ctypes.Structure, warps: int) -> None:
-        self._launch("attend", arguments, (warps, 1), 32, self.shared_bytes)
+    def attend(self, arguments: ctypes.Structure) -> None:
+        self._launch("attend", arguments, (self.warps, 1), 32, self.shared_bytes)
 
     def combine(self, arguments: ctypes.Structure, query_heads: int, segments: int) -> None:
-        self._launch("combine", arguments, (query_heads, segments), 128, 0, early=True)
+        warps = joiners(self.warps, query_heads * segments)
+        self._launch("combine", arguments, (query_heads, segments), 32 * warps, 0, early=True)
 
     def _launch(
         self,
@@ -72,6 +77,12 @@ class _Loaded:
         _checked(
             driver.cuLaunchKernelEx(config, self.functions[name], ctypes.addressof(pointers), 0)
         )
+
+
+def joiners(warps: int, queries: int) -> int:
+    """Warps of `combine` for each query: about one for every four runs."""
+    runs = warps // queries
+    return min(max(runs // 4, 1), MOST_JOINERS)
 
 
 @cache

@@ -85,7 +85,33 @@ struct Line {
   DEVICE int piece_of(i64 unit) const { return (int)(((unit + 1) * pieces - 1) / units); }
 };
 
+// The runs of a history and of an own tile: so many from an index on.
+struct Runs {
+  int first;
+  int count;
+};
+
+// What `combine` must know of a segment's head.
+struct alignas(16) Join {
+  Runs packed;
+  Runs own;
+};
+
 // Where a piece's run leaves its result; `own` says in which of the two the run lies.
 DEVICE int run_index(int piece, int segment, int head, int heads, bool own) {
   return piece + 2 * (segment * heads + head) + own;
+}
+
+DEVICE Runs runs_of(const Line& line, i64 begin, int length, int index) {
+  if (length == 0) return {0, 0};
+  const int first = line.piece_of(begin), last = line.piece_of(begin + length - 1);
+  return {index + first, last - first + 1};
+}
+
+// Of a head whose units begin at a place on the line.
+DEVICE Join join_of(const Line& line, i64 begin, const Work& work, int segment, int head,
+                    int heads) {
+  const int index = run_index(0, segment, head, heads, false);
+  return {runs_of(line, begin, work.tiles, index),
+          runs_of(line, begin + work.tiles, work.slabs(), index + 1)};
 }

@@ -22,11 +22,13 @@ class Variant:
     Attributes:
         layout: of the tiles, not raw.
         model: type of the model's activations, bfloat16 or float16.
+        group: query heads of a KV head.
         soft_cap: whether scores are soft-capped.
     """
 
     layout: TileLayout
     model: torch.dtype
+    group: int
     soft_cap: bool
 
     @property
@@ -49,6 +51,7 @@ class Variant:
         caps = {"SOFT_CAP": 1} if self.soft_cap else {}
         return scales | types | caps | {
             "HEAD_DIM": layout.head_dim,
+            "GROUP": self.group,
             "KEY_BITS": layout.format.key_bits,
             "VALUE_BITS": layout.format.value_bits,
             "VALUE_CODES": begin["value"],

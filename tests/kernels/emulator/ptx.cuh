@@ -95,7 +95,7 @@ inline void exchange(const T& mine, T (&all)[32]) {
 
 }  // namespace emulator
 
-inline dim3 threadIdx, blockIdx, gridDim;
+inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 inline int lane_id() { return emulator::running & 31; }
 inline void __syncwarp() { emulator::meet(emulator::warps[emulator::running / 32]); }
@@ -232,6 +232,7 @@ inline void enter() {
 inline void launch(dim3 grid, int threads, std::function<void()> kernel) {
   body = kernel;
   gridDim = grid;
+  blockDim = {threads, 1, 1};
   fibers.resize(threads);
   for (int y = 0; y < grid.y; y++)
     for (int x = 0; x < grid.x; x++) {

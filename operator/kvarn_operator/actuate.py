@@ -10,11 +10,11 @@ from kvarn_operator.apply import Applied, Applier
 from kvarn_operator.autoscale import Change, Decision, History
 from kvarn_operator.autoscalers import KINDS, autoscaler
 from kvarn_operator.cluster import ClusterError, RefusedError
-from kvarn_operator.conditions import Scene
 from kvarn_operator.metrics_api.values import DEMAND, PRESSURE, TOKENS, Figures, Values
 from kvarn_operator.observe import DELETION_COST, Child, Manifest
 from kvarn_operator.pressure import Fleet
 from kvarn_operator.readings import FRESH_INTERVALS, Reading
+from kvarn_operator.scene import Scene
 
 SLACK_SECONDS = 5.0
 """What a pass may take longer until what it published is too old."""

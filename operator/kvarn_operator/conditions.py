@@ -6,71 +6,24 @@ case. With ``observedGeneration`` in each, ``kubectl wait`` and kstatus need no 
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 from kvarn_operator import learning
-from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.api.base import timestamp
-from kvarn_operator.api.status import Condition, InspectedModel, LastScale, Lesson
+from kvarn_operator.api.status import Condition, Lesson
 from kvarn_operator.autoscale import Decision
 from kvarn_operator.autoscalers import KINDS
-from kvarn_operator.observe import Child, Failure, Observed, Pod
+from kvarn_operator.observe import Failure, Pod
 from kvarn_operator.planning import Outcome, Planned, Unplanned
 from kvarn_operator.rollout import Rollout
+from kvarn_operator.scene import Scene
 
 GIB = 1 << 30
 LONGEST_MESSAGE = 1024
 EQUAL_SHARE = 0.01
 """By which equal servers may differ: warm starts of one set-up differ by a third of it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
-    """What a pass has found and done.
-
-    Attributes:
-        outcome: the plan or why there is none.
-        observed: the children.
-        decision: the autoscaler's, if it owns the size.
-        desired: the size that is wanted; None while there is no Deployment.
-        told: the size that an outside autoscaler is told; None if it is refused a number.
-        unowned: what keeps the autoscaler that the mode asks for from deciding.
-        refused: the API server's words, if it refused a child.
-        model: what is known of the model.
-        last_scale: the latest change of size.
-        capacities: tokens that the cache of each server of the present template holds.
-    """
-
-    target: KVarNDeployment
-    outcome: Outcome
-    observed: Observed
-    decision: Decision | None = None
-    desired: int | None = None
-    told: int | None = None
-    unowned: str = ""
-    refused: str = ""
-    model: InspectedModel | None = None
-    last_scale: LastScale | None = None
-    capacities: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def deployment(self) -> Child | None:
-        """The Deployment; None while there is none."""
-        return self.observed.children.get(("Deployment", self.target.metadata.name))
-
-    @property
-    def is_outside(self) -> bool:
-        """Whether another controller owns the size, one that the operator has made."""
-        rules = self.target.spec.autoscaling
-        return rules is not None and rules.mode in KINDS
-
-    @property
-    def present_servers(self) -> tuple[Pod, ...]:
-        """Servers that run the present template."""
-        present = self.deployment.template_hash if self.deployment else ""
-        return tuple(pod for pod in self.observed.servers if pod.template_hash == present)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +99,7 @@ def _memory_fits(scene: Scene) -> Verdict:
     if isinstance(outcome, Unplanned):
         status: Literal["False", "Unknown"] = "False" if outcome.is_about_memory else "Unknown"
         return Verdict(status, outcome.reason, outcome.message)
-    for pod, failure in failures(scene):
+    for pod, failure in scene.failures():
         if learning.is_about_memory(failure):
             return Verdict("False", failure.reason, _words(pod, failure))
     plan = outcome.plan
@@ -197,7 +150,7 @@ def _unschedulable(scene: Scene) -> str:
 
 
 def _degraded(scene: Scene, rollout: Rollout) -> Verdict:
-    for pod, failure in failures(scene):
+    for pod, failure in scene.failures():
         return Verdict("True", failure.reason, _words(pod, failure))
     for pod in scene.observed.servers:
         if pod.waiting in _STUCK:
@@ -232,13 +185,6 @@ _STUCK = {
     "CreateContainerConfigError": "a Secret or ConfigMap that it refers to is missing",
     "CreateContainerError": "its container cannot be created; see the pod's events",
 }
-
-
-def failures(scene: Scene) -> Iterator[tuple[Pod, Failure]]:
-    """Servers of the present template that ended badly and have not come back."""
-    for pod in scene.present_servers:
-        if pod.failure is not None:
-            yield pod, pod.failure
 
 
 def _words(pod: Pod, failure: Failure) -> str:
@@ -282,6 +228,6 @@ def _stalled(scene: Scene, rollout: Rollout) -> Verdict | None:
     if scene.refused:
         return Verdict("True", "ChildRefused", scene.refused)
     if rollout.failed:
-        said = next((_words(pod, failure) for pod, failure in failures(scene)), rollout.failed)
+        said = next((_words(pod, failure) for pod, failure in scene.failures()), rollout.failed)
         return Verdict("True", "RolloutFailed", said)
     return None

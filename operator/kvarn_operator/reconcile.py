@@ -28,12 +28,12 @@ from kvarn_operator.api.status import Checkpoint, InspectedModel, LastScale, Sta
 from kvarn_operator.apply import Applied, Applier
 from kvarn_operator.autoscale import Change, Decision, History
 from kvarn_operator.cluster import RefusedError
-from kvarn_operator.conditions import Scene, failures
 from kvarn_operator.config import Config
 from kvarn_operator.observe import Observed
 from kvarn_operator.planning import Outcome, Planned, Unplanned
 from kvarn_operator.pressure import Fleet, fleet
 from kvarn_operator.readings import Reading, record
+from kvarn_operator.scene import Scene
 from kvarn_operator.scrape import Sample, ScrapeError
 from kvarn_operator.status import Happening
 
@@ -276,7 +276,7 @@ def plan_again(
     """The plan; a corrected one if servers of the present one have run out of memory."""
     outcome = planning.plan(target, shape, products, lessons=observed.lessons)
     scene = Scene(target=target, outcome=outcome, observed=observed)
-    failed = next(((p, f) for p, f in failures(scene) if learning.is_about_memory(f)), None)
+    failed = next(((p, f) for p, f in scene.failures() if learning.is_about_memory(f)), None)
     if failed is None or isinstance(outcome, Unplanned):
         return outcome
     pod, failure = failed

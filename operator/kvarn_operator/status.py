@@ -17,7 +17,6 @@ from kvarn_operator.api.status import (
     PressureParts,
     Status,
 )
-from kvarn_operator.conditions import Scene
 from kvarn_operator.observe import SERVER
 from kvarn_operator.planning import Planned
 from kvarn_operator.pods import selector
@@ -25,6 +24,7 @@ from kvarn_operator.pressure import PARTS, Fleet, Part, Parts, coarse
 from kvarn_operator.readings import Reading
 from kvarn_operator.render import PORT
 from kvarn_operator.rollout import Rollout
+from kvarn_operator.scene import Scene
 from kvarn_operator.scrape import Sample
 
 

@@ -10,11 +10,11 @@ from kvarn_operator.api.autoscaling import Autoscaling
 from kvarn_operator.api.base import timestamp
 from kvarn_operator.api.status import Checkpoint, LastScale, Status
 from kvarn_operator.autoscale import Change, History, decide
-from kvarn_operator.conditions import Scene
 from kvarn_operator.observe import Observed
 from kvarn_operator.outlook import Start
 from kvarn_operator.pressure import Fleet, Parts, Server
 from kvarn_operator.readings import Reading
+from kvarn_operator.scene import Scene
 from kvarn_operator.scrape import Sample
 from tests.operator_logic.builders import NOW, later, planned, target
 

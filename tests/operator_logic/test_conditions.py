@@ -8,10 +8,11 @@ import pytest
 from kvarn_operator import conditions, status
 from kvarn_operator.api.status import Condition, LastScale, Status
 from kvarn_operator.autoscale import Decision, History
-from kvarn_operator.conditions import Scene, Verdict
+from kvarn_operator.conditions import Verdict
 from kvarn_operator.observe import TEMPLATE_HASH, Child, Failure, Observed, Pod
 from kvarn_operator.planning import Unplanned
 from kvarn_operator.pressure import Fleet, Parts, Server
+from kvarn_operator.scene import Scene
 from tests.operator_logic.builders import later, planned, target
 
 MISFIT = Unplanned(reason="InsufficientMemory", message="9 GiB of 8 GiB: use a larger GPU.")

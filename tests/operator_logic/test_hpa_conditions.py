@@ -6,8 +6,9 @@ import pytest
 
 from kvarn_operator import conditions
 from kvarn_operator.autoscale import Decision, History
-from kvarn_operator.conditions import Scene, Verdict
+from kvarn_operator.conditions import Verdict
 from kvarn_operator.observe import Child, Observed
+from kvarn_operator.scene import Scene
 from tests.operator_logic.builders import planned, target
 
 HPA = target(autoscaling={"mode": "hpa", "maxReplicas": 3})

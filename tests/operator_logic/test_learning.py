@@ -7,12 +7,13 @@ import pytest
 from kvarn_operator import learning, planning, status
 from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.api.status import Lesson, Status
-from kvarn_operator.conditions import Scene, verdicts
+from kvarn_operator.conditions import verdicts
 from kvarn_operator.observe import Child, Failure, Observed, Pod, lessons
 from kvarn_operator.planning import Outcome, Planned, Unplanned
 from kvarn_operator.pressure import Fleet
 from kvarn_operator.readings import Reading
 from kvarn_operator.reconcile import plan_again
+from kvarn_operator.scene import Scene
 from kvarn_operator.scrape import Sample
 from tests.operator_logic.builders import NOW, gpu_target, planned, target
 

@@ -1,0 +1,64 @@
+"""What one pass has found and done: what conditions, status and the writing of the size go by."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from kvarn_operator.api import KVarNDeployment
+from kvarn_operator.api.status import InspectedModel, LastScale
+from kvarn_operator.autoscale import Decision
+from kvarn_operator.autoscalers import KINDS
+from kvarn_operator.observe import Child, Failure, Observed, Pod
+from kvarn_operator.planning import Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What a pass has found and done.
+
+    Attributes:
+        outcome: the plan or why there is none.
+        observed: the children.
+        decision: the autoscaler's, if it owns the size.
+        desired: the size that is wanted; None while there is no Deployment.
+        told: the size that an outside autoscaler is told; None if it is refused a number.
+        unowned: what keeps the autoscaler that the mode asks for from deciding.
+        refused: the API server's words, if it refused a child.
+        model: what is known of the model.
+        last_scale: the latest change of size.
+        capacities: tokens that the cache of each server of the present template holds.
+    """
+
+    target: KVarNDeployment
+    outcome: Outcome
+    observed: Observed
+    decision: Decision | None = None
+    desired: int | None = None
+    told: int | None = None
+    unowned: str = ""
+    refused: str = ""
+    model: InspectedModel | None = None
+    last_scale: LastScale | None = None
+    capacities: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def deployment(self) -> Child | None:
+        """The Deployment; None while there is none."""
+        return self.observed.children.get(("Deployment", self.target.metadata.name))
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether another controller owns the size, one that the operator has made."""
+        rules = self.target.spec.autoscaling
+        return rules is not None and rules.mode in KINDS
+
+    @property
+    def present_servers(self) -> tuple[Pod, ...]:
+        """Servers that run the present template."""
+        present = self.deployment.template_hash if self.deployment else ""
+        return tuple(pod for pod in self.observed.servers if pod.template_hash == present)
+
+    def failures(self) -> Iterator[tuple[Pod, Failure]]:
+        """Servers of the present template that ended badly and have not come back."""
+        for pod in self.present_servers:
+            if pod.failure is not None:
+                yield pod, pod.failure

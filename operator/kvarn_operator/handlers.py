@@ -23,13 +23,13 @@ from kvarn_operator.actuate import Actuator
 from kvarn_operator.api.status import Lesson
 from kvarn_operator.cluster import Cluster, ClusterError
 from kvarn_operator.config import Config
+from kvarn_operator.events import Event
 from kvarn_operator.metrics_api.registration import Registration
 from kvarn_operator.metrics_api.server import Server
 from kvarn_operator.metrics_api.values import Values
 from kvarn_operator.observe import Child, Observed, Pod, lessons
 from kvarn_operator.reconcile import Memory, Reconciler
 from kvarn_operator.scrape import Scraper
-from kvarn_operator.status import Happening
 
 LOGGER = logging.getLogger(__name__)
 
@@ -261,13 +261,11 @@ class Driver:
             chain.from_iterable(learned),
         )
 
-    def _tell(self, happening: Happening) -> None:
+    def _tell(self, event: Event) -> None:
         namespace, name = self.key
         resource = {"namespace": namespace, "name": name}
-        LOGGER.info("%s: %s", happening.reason, happening.message, extra={"resource": resource})
-        kopf.event(
-            self.body, type=happening.type, reason=happening.reason, message=happening.message
-        )
+        LOGGER.info("%s: %s", event.reason, event.message, extra={"resource": resource})
+        kopf.event(self.body, type=event.type, reason=event.reason, message=event.message)
 
 
 async def _rest(seconds: float, *, wake: asyncio.Event, stopped: kopf.DaemonStopped) -> None:

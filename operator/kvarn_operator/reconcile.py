@@ -14,6 +14,7 @@ from kvarn_operator import (
     apply,
     autoscale,
     checkpoint,
+    events,
     inspection,
     learning,
     metrics,
@@ -29,13 +30,13 @@ from kvarn_operator.apply import Applied, Applier
 from kvarn_operator.autoscale import Change, Decision, History
 from kvarn_operator.cluster import RefusedError
 from kvarn_operator.config import Config
+from kvarn_operator.events import Event
 from kvarn_operator.observe import Observed
 from kvarn_operator.planning import Outcome, Planned, Unplanned
 from kvarn_operator.pressure import Fleet, fleet
 from kvarn_operator.readings import Reading, record
 from kvarn_operator.scene import Scene
 from kvarn_operator.scrape import Sample, ScrapeError
-from kvarn_operator.status import Happening
 
 RESYNC_SECONDS = 60.0
 """Time to the next look where nothing is measured and nothing wakes the pass."""
@@ -101,7 +102,7 @@ class Reconciler:
         observed: Observed,
         memory: Memory,
         *,
-        tell: Callable[[Happening], None],
+        tell: Callable[[Event], None],
     ) -> float:
         """Bring the children and the status in line with the resource.
 
@@ -237,7 +238,7 @@ class Reconciler:
         return decision
 
     async def _report(
-        self, scene: Scene, servers: Fleet, memory: Memory, *, tell: Callable[[Happening], None]
+        self, scene: Scene, servers: Fleet, memory: Memory, *, tell: Callable[[Event], None]
     ) -> None:
         """Write the status if it differs from the last one, then publish what changed in it."""
         meta, old = scene.target.metadata, scene.target.status
@@ -250,8 +251,8 @@ class Reconciler:
         if status.dump(new) != status.dump(old):
             identity = {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid}
             await self.api.apply_status(identity=identity, status=status.dump(new))
-            for happening in status.happenings(old, new):
-                tell(happening)
+            for event in events.events(old, new):
+                tell(event)
         memory.status = new
 
     def _learnt(self, memory: Memory) -> Checkpoint | None:

@@ -1,15 +1,12 @@
 """The status of a resource, as a pure function of what a pass has found."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from kvarn_operator import conditions, learning, planning
 from kvarn_operator.api.status import (
     Checkpoint,
-    Condition,
-    LastScale,
     Lesson,
     Measured,
     Plan,
@@ -26,15 +23,6 @@ from kvarn_operator.render import PORT
 from kvarn_operator.rollout import Rollout
 from kvarn_operator.scene import Scene
 from kvarn_operator.scrape import Sample
-
-
-@dataclass(frozen=True, slots=True)
-class Happening:
-    """A change that is worth an Event."""
-
-    type: str
-    reason: str
-    message: str
 
 
 def build(
@@ -144,48 +132,6 @@ def pressure(fleet: Fleet) -> Pressure | None:
 def _largest(parts: Parts) -> Part:
     """The largest part as it is shown: of several that are 0, always the same one."""
     return max(PARTS, key=lambda part: coarse(100 * parts[part]))
-
-
-def happenings(old: Status, new: Status) -> list[Happening]:
-    """What changed in the conditions and in the size, as far as it is news."""
-    before = {condition.type: condition for condition in old.conditions}
-    told = [
-        Happening(
-            "Warning" if _is_bad(condition) else "Normal",
-            condition.reason,
-            f"{condition.type} is {condition.status}: {condition.message}",
-        )
-        for condition in new.conditions
-        if _is_news(condition, before.get(condition.type))
-    ]
-    if new.last_scale is not None and new.last_scale != old.last_scale:
-        told.append(_scaling(new.last_scale))
-    return told
-
-
-def _scaling(last: LastScale) -> Happening:
-    grown = last.to_replicas > last.from_replicas
-    return Happening("Normal", "ScaledUp" if grown else "ScaledDown", last.message)
-
-
-_GOOD = {"Ready": "True", "Planned": "True", "MemoryFits": "True", "Degraded": "False"}
-_PASSING = frozenset({"Starting", "Inspecting", "ScaledToZero"})
-
-
-def _is_bad(condition: Condition) -> bool:
-    bad = condition.status not in {"Unknown", _GOOD[condition.type]}
-    return bad and condition.reason not in _PASSING
-
-
-def _is_news(condition: Condition, before: Condition | None) -> bool:
-    """Whether it changed; of `Degraded` and `MemoryFits`, only if it is or was bad."""
-    if condition.type not in _GOOD:
-        return False
-    if before and (before.status, before.reason) == (condition.status, condition.reason):
-        return False
-    if condition.type in {"Ready", "Planned"}:
-        return True
-    return _is_bad(condition) or (before is not None and _is_bad(before))
 
 
 def _parts(parts: Parts) -> PressureParts:

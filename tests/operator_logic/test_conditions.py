@@ -1,12 +1,12 @@
 """The conditions, and what they say to those who wait for them."""
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
 from kvarn_operator import conditions, status
-from kvarn_operator.api.status import Condition, LastScale, Status
+from kvarn_operator.api.status import Condition, Status
 from kvarn_operator.autoscale import Decision, History
 from kvarn_operator.conditions import Verdict
 from kvarn_operator.observe import TEMPLATE_HASH, Child, Failure, Observed, Pod
@@ -163,49 +163,6 @@ def test_an_equal_world_gives_equal_bytes_at_any_time() -> None:
     known = target().model_copy(update={"status": Status.model_validate(first)})
 
     assert dumped(scene(deployment(ready=1), target=known), 999) == first
-
-
-def happenings(old: list[Condition], new: list[Condition]) -> list[status.Happening]:
-    return status.happenings(Status(conditions=old), Status(conditions=new))
-
-
-def test_only_changes_are_events() -> None:
-    before = [merged([], Verdict("False", "Starting", "a"))]
-    after = [merged(before, Verdict("True", "Serving", "c"))]
-
-    (event,) = happenings(before, after)
-
-    assert (event.type, event.reason, event.message) == ("Normal", "Serving", "Ready is True: c")
-    assert happenings(after, after) == []
-
-
-def test_bad_news_is_a_warning() -> None:
-    (event,) = happenings([], [merged([], Verdict("False", "InsufficientMemory", "c"))])
-
-    assert event.type == "Warning"
-
-
-def test_that_nothing_fails_is_news_only_after_something_did() -> None:
-    fails = condition("Degraded", "True", "OutOfMemory")
-    works = condition("Degraded", "False", "NoFailures")
-
-    assert happenings([], [works]) == []
-    assert [event.type for event in happenings([works], [fails])] == ["Warning"]
-    assert [event.reason for event in happenings([fails], [works])] == ["NoFailures"]
-
-
-def condition(kind: str, status: Literal["True", "False"], reason: str) -> Condition:
-    verdict = Verdict(status, reason, "m")
-    (made,) = conditions.merge([], [(kind, verdict)], generation=1, now=later(0))
-    return made
-
-
-def test_a_change_of_size_is_an_event() -> None:
-    scaled = LastScale(time="", from_replicas=2, to_replicas=1, reason="LowPressure", message="m")
-
-    (event,) = status.happenings(Status(), Status(last_scale=scaled))
-
-    assert (event.type, event.reason, event.message) == ("Normal", "ScaledDown", "m")
 
 
 def test_of_parts_too_small_to_show_none_moves_the_status() -> None:

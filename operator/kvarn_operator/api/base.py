@@ -69,6 +69,8 @@ Quantities = Annotated[
 """Quantities by resource name."""
 
 Bytes = Annotated[int, WithJsonSchema({"type": "integer", "format": "int64"})]
+Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+"""A time as `timestamp` writes it."""
 Name = Annotated[str, Field(max_length=253, pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
 
 

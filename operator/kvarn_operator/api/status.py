@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kvarn_operator.api.base import ApiModel, Bytes, OpenObject
+from kvarn_operator.api.base import ApiModel, Bytes, OpenObject, Time
 
 ConditionType = Literal[
     "Ready", "Planned", "MemoryFits", "Progressing", "Degraded", "ScalingActive", "Stalled"
@@ -25,7 +25,7 @@ class Condition(ApiModel):
     """Why, in one word."""
     message: str = Field(max_length=4096)
     """Why, in one sentence."""
-    last_transition_time: str = Field(json_schema_extra={"format": "date-time"})
+    last_transition_time: Time
     """When the status last changed."""
     observed_generation: int = 0
     """The metadata.generation that this is about."""
@@ -152,7 +152,7 @@ class InspectedModel(ApiModel):
 class LastScale(ApiModel):
     """The latest change of size by the built-in autoscaler; its step limits go on from here."""
 
-    time: str = Field(json_schema_extra={"format": "date-time"})
+    time: Time
     """When."""
     from_replicas: int
     """Size before."""
@@ -173,13 +173,13 @@ class Checkpoint(ApiModel):
     """What computing a token of a prompt costs."""
     reserve_percent: int | None = None
     """What is held back for demand that is not foreseen, in percent of a full replica."""
-    reserve_until: str | None = Field(default=None, json_schema_extra={"format": "date-time"})
+    reserve_until: Time | None = None
     """Until when that holds."""
-    grown_time: str | None = Field(default=None, json_schema_extra={"format": "date-time"})
+    grown_time: Time | None = None
     """When the size grew last."""
-    shrunk_time: str | None = Field(default=None, json_schema_extra={"format": "date-time"})
+    shrunk_time: Time | None = None
     """When it shrank last."""
-    regretted_time: str | None = Field(default=None, json_schema_extra={"format": "date-time"})
+    regretted_time: Time | None = None
     """When it last had to grow soon after it had shrunk."""
 
 

@@ -7,7 +7,8 @@ from kvarn.planner import FORMATS, ModelShape
 from kvarn.planner.camel import camel
 from kvarn.planner.layer_kind import LayerKind as PlannedKind
 from kvarn_operator import planning
-from kvarn_operator.api.spec import Format, LayerKind, Shape
+from kvarn_operator.api.model import LayerKind, Shape
+from kvarn_operator.api.spec import Format
 from kvarn_operator.api.status import Plan
 from kvarn_operator.planning import Planned, Unplanned
 from tests.operator_logic.builders import QWEN3_8B, gpu_target, planned, target

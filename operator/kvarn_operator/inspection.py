@@ -9,6 +9,7 @@ from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.api.status import InspectedModel, InspectionFailure
 from kvarn_operator.config import Config
 from kvarn_operator.observe import INSPECTION, Failure, Manifest, Observed, Pod, digest, json_object
+from kvarn_operator.planning import Unplanned
 from kvarn_operator.pods import (
     container_security,
     hub_environment,
@@ -65,6 +66,15 @@ def find(target: KVarNDeployment, observed: Observed, config: Config) -> Finding
         record = kept  # the words of the last failure stand until the next try has ended
     started = ("Job", job_name(target, config)) in observed.children
     return Finding(record=record, wants_job=not started)
+
+
+def unread(record: InspectedModel | None) -> Unplanned:
+    """Why there is no plan as long as the shape is not known."""
+    if record is not None and record.failure is not None:
+        return Unplanned(reason=record.failure.reason, message=record.failure.message)
+    return Unplanned(
+        reason="Inspecting", message="A Job is reading the model's shape.", waiting=True
+    )
 
 
 def job_name(target: KVarNDeployment, config: Config) -> str:

@@ -1,7 +1,8 @@
 """One pass: observe, plan, render, apply, scale, status. The only sequence there is.
 
 It does not know what woke it, may end anywhere and be run again, and writes nothing where nothing
-is to be done. What it remembers between passes saves requests; losing it loses nothing else.
+is to be done. What it remembers between passes saves requests, and what must outlive the process
+stands in the status as well.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,10 +17,10 @@ from kvarn_operator import (
     checkpoint,
     events,
     inspection,
-    learning,
     metrics,
     planning,
     render,
+    retries,
     status,
 )
 from kvarn_operator.actuate import Actuator, followed, told
@@ -137,11 +138,11 @@ class Reconciler:
         outcome: Outcome
         try:
             finding = inspection.find(target, observed, self.config)
-            model, outcome = finding.record, _unread(finding.record)
+            model, outcome = finding.record, inspection.unread(finding.record)
             if finding.wants_job:
                 await self.api.apply(inspection.job(target, self.config))
             if finding.shape is not None:
-                outcome = plan_again(target, observed, finding.shape, products)
+                outcome = retries.plan(target, observed, finding.shape, products)
         except planner.ShapeError as error:
             outcome = Unplanned(reason=error.reason, message=error.message)
         except RefusedError as error:
@@ -266,37 +267,6 @@ class Reconciler:
         if any(pod.ready for pod in scene.observed.servers):
             return self.config.poll_seconds
         return RESYNC_SECONDS
-
-
-def plan_again(
-    target: KVarNDeployment,
-    observed: Observed,
-    shape: planner.ModelShape,
-    products: frozenset[str],
-) -> Outcome:
-    """The plan; a corrected one if servers of the present one have run out of memory."""
-    outcome = planning.plan(target, shape, products, lessons=observed.lessons)
-    scene = Scene(target=target, outcome=outcome, observed=observed)
-    failed = next(((p, f) for p, f in scene.failures() if learning.is_about_memory(f)), None)
-    if failed is None or isinstance(outcome, Unplanned):
-        return outcome
-    pod, failure = failed
-    if outcome.lesson.template == pod.template_hash:
-        return outcome  # this failure is in the account already
-    lesson = learning.after_failure(outcome.lesson, outcome.plan, failure, pod.template_hash)
-    if lesson is not None:
-        again = planning.plan(target, shape, products, lesson=lesson)
-        if isinstance(again, Unplanned) or again.plan.vllm_flags() != outcome.plan.vllm_flags():
-            return again
-    return Unplanned(reason=failure.reason, message=learning.exhausted(outcome.lesson, failure))
-
-
-def _unread(record: InspectedModel | None) -> Unplanned:
-    if record is not None and record.failure is not None:
-        return Unplanned(reason=record.failure.reason, message=record.failure.message)
-    return Unplanned(
-        reason="Inspecting", message="A Job is reading the model's shape.", waiting=True
-    )
 
 
 def _count_failures(target: KVarNDeployment, answers: Iterable[Sample | ScrapeError]) -> None:

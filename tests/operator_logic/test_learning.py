@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kvarn_operator import learning, planning, status
+from kvarn_operator import learning, planning, retries, status
 from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.api.status import Lesson, Status
 from kvarn_operator.conditions import verdicts
@@ -12,7 +12,6 @@ from kvarn_operator.observe import Child, Failure, Observed, Pod, lessons
 from kvarn_operator.planning import Outcome, Planned, Unplanned
 from kvarn_operator.pressure import Fleet
 from kvarn_operator.readings import Reading
-from kvarn_operator.reconcile import plan_again
 from kvarn_operator.scene import Scene
 from kvarn_operator.scrape import Sample
 from tests.operator_logic.builders import NOW, gpu_target, planned, target
@@ -51,7 +50,7 @@ def tight_target() -> KVarNDeployment:
 
 
 def again(of: KVarNDeployment, observed: Observed) -> Outcome:
-    return plan_again(of, observed, planned(of).shape, frozenset())
+    return retries.plan(of, observed, planned(of).shape, frozenset())
 
 
 def test_what_vllm_had_left_is_what_the_account_lacked() -> None:

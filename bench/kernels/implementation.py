@@ -1,24 +1,18 @@
 """Which implementation of attention is measured."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, Literal, Protocol
 
 import click
-import torch
 
 from kvarn.kernels.batch import LayerCache
-from kvarn.kernels.triton.arguments import Attention
+from kvarn.kernels.select import cuda_kernels
+from kvarn.kernels.triton.arguments import Attention, SingleTokens
 from kvarn.kernels.triton.attention import attend
 from kvarn.kernels.triton.step import Step
 
 Choice = Literal["auto", "triton", "cuda"]
-
-SingleTokens = Callable[[Step, LayerCache, Attention], bool]
-"""Attends the segments of one token and says that it did, or does nothing."""
 
 
 class Attend(Protocol):
@@ -26,7 +20,7 @@ class Attend(Protocol):
 
     def __call__(
         self, step: Step, cache: LayerCache, attention: Attention, *, cut: Any = None
-    ) -> None:
+    ) -> object:
         """Attend, Triton's kernels in their own cut if there is none."""
 
 
@@ -57,22 +51,10 @@ def chosen(name: Choice) -> Implementation:
     Raises:
         click.ClickException: there is no such implementation here.
     """
-    single_tokens = None if name == "triton" else _in_cuda()
-    if name == "cuda" and single_tokens is None:
+    kernels = None if name == "triton" else cuda_kernels()
+    if name == "cuda" and kernels is None:
         raise click.ClickException("the CUDA kernels do not run here; use --kernels triton")
-    if single_tokens is None:
+    if kernels is None:
         return TRITON
-    options: dict[str, Any] = {"single_tokens": single_tokens}
-    return Implementation(partial(attend, **options), single_tokens)
-
-
-def _in_cuda() -> SingleTokens | None:
-    """The kernels in CUDA C++, where they run."""
-    parts = ("kvarn.kernels.cuda", "cuda")
-    if not torch.cuda.is_available() or any(find_spec(part) is None for part in parts):
-        return None
-    kernels = import_module("kvarn.kernels.cuda")
-    if torch.cuda.get_device_capability() < kernels.OLDEST:
-        return None
-    single_tokens: SingleTokens = kernels.attend_single_tokens
-    return single_tokens
+    single_tokens = kernels.attend_single_tokens
+    return Implementation(partial(attend, single_tokens=single_tokens), single_tokens)

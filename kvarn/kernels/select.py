@@ -47,7 +47,7 @@ def kernels_for(device_type: str, *, batch_invariant: bool = False) -> Kernels:
     if device_type == "cpu":
         return Kernels("PyTorch", plain.prepare, plain.attend_and_store, _nothing, captures=False)
     triton = import_module("kvarn.kernels.triton")  # the library is there on GPU machines alone
-    cuda = None if batch_invariant else _cuda()
+    cuda = None if batch_invariant else cuda_kernels()
 
     def reserve(layout: TileLayout, query: torch.Tensor, *, group: int) -> None:
         tokens, heads, _ = query.shape
@@ -65,7 +65,7 @@ def kernels_for(device_type: str, *, batch_invariant: bool = False) -> Kernels:
     return Kernels(name, triton.prepare, attend, reserve, captures=True)
 
 
-def _cuda() -> ModuleType | None:
+def cuda_kernels() -> ModuleType | None:
     """The kernels in CUDA C++, where they run."""
     if not torch.cuda.is_available() or not find_spec("cuda"):
         return None
@@ -73,5 +73,5 @@ def _cuda() -> ModuleType | None:
     return cuda if torch.cuda.get_device_capability() >= cuda.OLDEST else None
 
 
-def _nothing(_layout: TileLayout, _query: torch.Tensor, *, group: int) -> None:  # noqa: ARG001
+def _nothing(_layout: TileLayout, _query: torch.Tensor, *, group: int) -> None:
     """Plain PyTorch takes its memory as it goes."""

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from kvarn.kernels.cuda.program import joiners
+from kvarn.kernels.cuda.program import JOIN_WARPS
 from kvarn.kernels.cuda.source import FOLDER, Variant
 
 EMULATOR = Path(__file__).parent / "emulator"
@@ -28,9 +28,8 @@ class Emulated:
     def attend(self, arguments: ctypes.Structure) -> None:
         self.library.launch_attend(self.warps, 1, 32, ctypes.byref(arguments))
 
-    def combine(self, arguments: ctypes.Structure, query_heads: int, segments: int) -> None:
-        warps = joiners(self.warps, query_heads * segments)
-        self.library.launch_combine(query_heads, segments, 32 * warps, ctypes.byref(arguments))
+    def combine(self, arguments: ctypes.Structure, blocks: int) -> None:
+        self.library.launch_combine(blocks, 1, 32 * JOIN_WARPS, ctypes.byref(arguments))
 
 
 @cache

@@ -1,5 +1,6 @@
 // Attention of single new tokens over packed history and own tiles: `attend` makes partial results,
-// `combine` joins them.
+// `combine` joins them, and keeps the tokens in the tails. Each may begin while the kernel before it
+// ends: until then it reads of the batch what no kernel writes.
 //
 // A program of `attend` is one warp with a whole tile in shared memory. It waits for no other, and
 // its next tile is on the way while it computes: half of a tile is loaded as soon as it was read.
@@ -43,7 +44,8 @@ struct Arguments {
   int heads;
   float factor;  // of the scores: with log2(e) in it where no cap follows
   float cap;
-  int warps;     // of `attend`
+  int warps;    // of `attend`
+  int joiners;  // warps of `combine` that share a query
 };
 
 constexpr int KEY_BYTES = VALUE_CODES, VALUE_BYTES = TILE_BYTES - VALUE_CODES;
@@ -52,21 +54,23 @@ static_assert(KEY_BYTES % 16 == 0 && VALUE_BYTES % 16 == 0, "copies are of 16 by
 struct Shared {
   u8 keys[KEY_BYTES];
   u8 values[VALUE_BYTES];
-  float query[COLUMNS * HEAD_DIM];
+  uint2 query[QUERY_OPERANDS > GROUP * HEAD_DIM / 2 ? QUERY_OPERANDS : GROUP * HEAD_DIM / 2];
   u64 loaded[2];  // barriers of the keys and of the values
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "what a program asks for");
 
-DEVICE void store_pair(float* sums, int column, float low, float high) {
-  if (column < GROUP) *(float2*)(sums + column * HEAD_DIM) = make_float2(low, high);
-}
-
-DEVICE void store_exponents(const Softmax& softmax, float* exponents) {
-  const int lane = lane_id();
+// Store a run's result by `store`, which puts away one of the lane's two columns.
+template <typename Store>
+DEVICE void store_run(const Partial& partial, i64 run, const Softmax& softmax, Store store) {
 #pragma unroll
-  for (int i = 0; i < 2; i++)
-    if (lane < 4 && 2 * lane + i < GROUP)
-      exponents[2 * lane + i] = softmax.peak[i] + log2_fast(softmax.total[i]);
+  for (int i = 0; i < 2; i++) {
+    const int column = 2 * (lane_id() & 3) + i;
+    if (column >= GROUP) continue;
+    const i64 row = run * GROUP + column;
+    store(i, 1.f / softmax.total[i], partial.sums + row * HEAD_DIM);
+    if (lane_id() < 4)
+      partial.exponents[row] = softmax.peak[i] + log2_fast(softmax.total[i]);
+  }
 }
 
 // Packed tiles begin to end of a sequence; `phase` is that of the barriers.
@@ -79,7 +83,7 @@ DEVICE void run_packed(const Arguments& the, Shared& shared, const Work& work, i
     copy_bytes(shared.keys, tile, KEY_BYTES, &shared.loaded[0]);
     copy_bytes(shared.values, tile + KEY_BYTES, VALUE_BYTES, &shared.loaded[1]);
   }
-  make_query_operands(the.query.at(work.token, head * GROUP), the.query.head_stride, shared.query);
+  make_query_operands(the.query.at(work.token, head * GROUP), the.query.head_stride, (float*)shared.query);
   Softmax softmax;
   PackedSums sums = {};
 #pragma unroll 1
@@ -88,7 +92,7 @@ DEVICE void run_packed(const Arguments& the, Shared& shared, const Work& work, i
     const u8* next = loads ? the.packed.at(pages[tile + 1], head) : nullptr;
     barrier_wait(&shared.loaded[0], phase);
     float scores[8][4];
-    score_tile(shared.keys, (const uint2*)shared.query, the.factor, scores);
+    score_tile(shared.keys, shared.query, the.factor, scores);
     __syncwarp();
     if (loads) copy_bytes(shared.keys, next, KEY_BYTES, &shared.loaded[0]);
 #ifdef SOFT_CAP
@@ -103,19 +107,9 @@ DEVICE void run_packed(const Arguments& the, Shared& shared, const Work& work, i
     if (loads) copy_bytes(shared.values, next + KEY_BYTES, VALUE_BYTES, &shared.loaded[1]);
     phase ^= 1;
   }
-  const float scale[2] = {1.f / softmax.total[0], 1.f / softmax.total[1]};
-  float* at = the.partial.sums + run * GROUP * HEAD_DIM;
-#pragma unroll
-  for (int plane = 0; plane < Value::COUNT; plane++)
-#pragma unroll
-    for (int block = 0; block < VALUE_BLOCKS; block++)
-      if (value_word_exists(block))
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-          store_pair(at + plane * Value::WORDS + value_word(block), 2 * (lane & 3) + i,
-                     sums[plane][block][i] * scale[i],
-                     sums[plane][block][i + 2] * scale[i]);
-  store_exponents(softmax, the.partial.exponents + run * GROUP);
+  store_run(the.partial, run, softmax, [&](int column, float scale, float* channels) {
+    store_packed(sums, column, scale, channels);
+  });
 }
 
 // Slabs begin to end of a sequence's own tile.
@@ -131,15 +125,9 @@ DEVICE void run_own(const Arguments& the, const Work& work, int head, int begin,
   OwnSums sums = {};
   attend_slabs(query, asked, keys, values, begin, end, work.rows, the.factor, the.cap, softmax,
                sums);
-  const float scale[2] = {1.f / softmax.total[0], 1.f / softmax.total[1]};
-  float* at = the.partial.sums + run * GROUP * HEAD_DIM + g * (HEAD_DIM / 8);
-#pragma unroll
-  for (int block = 0; block < OWN_BLOCKS; block++)
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-      store_pair(at + 2 * block, 2 * (lane & 3) + i, sums[block][i] * scale[i],
-                 sums[block][i + 2] * scale[i]);
-  store_exponents(softmax, the.partial.exponents + run * GROUP);
+  store_run(the.partial, run, softmax, [&](int column, float scale, float* channels) {
+    store_own(sums, column, scale, channels);
+  });
 }
 
 // The grid is (warps), of one warp each.
@@ -147,7 +135,6 @@ extern "C" __global__ void __launch_bounds__(32, RESIDENT)
 attend(const __grid_constant__ Arguments the) {
   DYNAMIC_SHARED(memory);
   Shared& shared = *(Shared*)memory;
-  release_next_kernel();
   if (lane_id() == 0) {
     barrier_begin(&shared.loaded[0]);
     barrier_begin(&shared.loaded[1]);
@@ -162,6 +149,8 @@ attend(const __grid_constant__ Arguments the) {
   const i64 end = line.begin(piece + 1);
   int before;
   int segment = segment_at(segments, (int)(place / the.heads), before);
+  await_last_kernel();
+  release_next_kernel();
   u32 phase = 0;
 #pragma unroll 1
   while (place < end) {
@@ -190,82 +179,135 @@ attend(const __grid_constant__ Arguments the) {
   }
 }
 
-constexpr int MOST_JOINERS = 8;  // warps that join the runs of a query
+constexpr int JOIN_WARPS = 8;                            // of a block of `combine`
 constexpr int LANE_PAIRS = (HEAD_DIM / 2 + 31) / 32;
+constexpr int AT_ONCE = 4;                               // runs that are on their way
 
-// A warp's share of sums, of neighbouring channels each.
-typedef float2 Share[LANE_PAIRS];
+// Sums of runs, as pairs of neighbouring channels: of histories in their rotation, of own tiles.
+struct Joined {
+  float2 packed[LANE_PAIRS] = {}, own[LANE_PAIRS] = {};
+  float peak = LOWEST, total = 0.f;
 
-// Add a warp's share of some runs, weighed against the peak of all; returns its weight.
-DEVICE float add_runs(const Partial& partial, const Runs& runs, int column, float peak,
-                      Share& sums) {
-  float total = 0.f;
-#pragma unroll 4
-  for (int i = threadIdx.x / 32; i < runs.count; i += blockDim.x / 32) {
-    const i64 row = (i64)(runs.first + i) * GROUP + column;
-    const float weight = exp2_fast(partial.exponents[row] - peak);
-    const float2* pairs = (const float2*)(partial.sums + row * HEAD_DIM);
+  DEVICE static bool holds(int j) { return lane_id() + 32 * j < HEAD_DIM / 2; }
+
+  // Take in sums whose total is two to an exponent.
+  DEVICE void add(const float2 (&sums)[LANE_PAIRS], float exponent, bool is_own) {
+    const float higher = fmaxf(peak, exponent);
+    const float fade = exp2_fast(peak - higher), weight = exp2_fast(exponent - higher);
+    const float packed_weight = is_own ? 0.f : weight, own_weight = is_own ? weight : 0.f;
 #pragma unroll
     for (int j = 0; j < LANE_PAIRS; j++) {
-      const int pair = lane_id() + 32 * j;
-      if (pair >= HEAD_DIM / 2) continue;
-      const float2 two = pairs[pair];
-      sums[j].x += weight * two.x, sums[j].y += weight * two.y;
+      packed[j].x = packed[j].x * fade + sums[j].x * packed_weight;
+      packed[j].y = packed[j].y * fade + sums[j].y * packed_weight;
+      own[j].x = own[j].x * fade + sums[j].x * own_weight;
+      own[j].y = own[j].y * fade + sums[j].y * own_weight;
     }
-    total += weight;
+    total = total * fade + weight;
+    peak = higher;
   }
-  return total;
+};
+
+// Join every `joiners`-th run of a query, from one on.
+DEVICE void join_runs(const Partial& partial, const Join& join, int column, int first, int joiners,
+                      Joined& joined) {
+  const int count = join.packed.count + join.own.count;
+#pragma unroll 1
+  for (int begin = first; begin < count; begin += AT_ONCE * joiners) {
+    float2 sums[AT_ONCE][LANE_PAIRS];
+    float exponents[AT_ONCE];
+#pragma unroll
+    for (int i = 0; i < AT_ONCE; i++) {
+      const int index = min(begin + i * joiners, count - 1), own = index - join.packed.count;
+      const i64 run = own < 0 ? join.packed.first + index : join.own.first + own;
+      exponents[i] = partial.exponents[run * GROUP + column];
+      const float2* pairs = (const float2*)(partial.sums + (run * GROUP + column) * HEAD_DIM);
+#pragma unroll
+      for (int j = 0; j < LANE_PAIRS; j++)
+        sums[i][j] = Joined::holds(j) ? pairs[lane_id() + 32 * j] : make_float2(0.f, 0.f);
+    }
+#pragma unroll
+    for (int i = 0; i < AT_ONCE; i++) {
+      const int index = begin + i * joiners;
+      joined.add(sums[i], index < count ? exponents[i] : NOTHING, index >= join.packed.count);
+    }
+  }
 }
 
-DEVICE float highest_of(const Partial& partial, const Runs& runs, int column, float highest) {
-  for (int i = lane_id(); i < runs.count; i += 32)
-    highest = fmaxf(highest, partial.exponents[(i64)(runs.first + i) * GROUP + column]);
-  return highest;
-}
+struct JoinedShared {
+  float2 packed[HEAD_DIM / 2], own[HEAD_DIM / 2];
+  float peak, total;
+};
 
-DEVICE void store_share(const Share& sums, float* channels) {
+DEVICE void share(const Joined& joined, JoinedShared& shared) {
 #pragma unroll
   for (int j = 0; j < LANE_PAIRS; j++)
-    if (lane_id() + 32 * j < HEAD_DIM / 2) ((float2*)channels)[lane_id() + 32 * j] = sums[j];
+    if (Joined::holds(j)) {
+      shared.packed[lane_id() + 32 * j] = joined.packed[j];
+      shared.own[lane_id() + 32 * j] = joined.own[j];
+    }
+  if (lane_id() == 0) shared.peak = joined.peak, shared.total = joined.total;
 }
 
-// The grid is (query heads, segments), of as many warps as share the runs of each.
-extern "C" __global__ void combine(const __grid_constant__ Arguments the) {
-  __shared__ float history[MOST_JOINERS][HEAD_DIM], own[MOST_JOINERS][HEAD_DIM];
-  __shared__ float totals[MOST_JOINERS];
-  const int segment = blockIdx.y, column = blockIdx.x % GROUP, head = blockIdx.x / GROUP;
-  const Work work = the.segments.work(segment);
-  if (work.rows == 0) return;
-  await_last_kernel();
-
-  const Partial& partial = the.partial;
-  const Join join = partial.joins[segment * the.heads + head];
-  float peak = highest_of(partial, join.own, column, LOWEST);
-  peak = highest_of(partial, join.packed, column, peak);
+// Add what another warp has joined.
+DEVICE void add_shared(const JoinedShared& shared, Joined& joined) {
+  float2 packed[LANE_PAIRS], own[LANE_PAIRS];
 #pragma unroll
-  for (int step = 1; step < 32; step *= 2)
-    peak = fmaxf(peak, __shfl_xor_sync(0xffffffffu, peak, step));
-  Share sums = {}, own_sums = {};
-  const float total = add_runs(partial, join.packed, column, peak, sums) +
-                      add_runs(partial, join.own, column, peak, own_sums);
-  const int warp = threadIdx.x / 32, joiners = blockDim.x / 32;
-  store_share(sums, history[warp]);
-  store_share(own_sums, own[warp]);
-  if (lane_id() == 0) totals[warp] = total;
-  __syncthreads();
-  for (int channel = threadIdx.x; channel < HEAD_DIM; channel += blockDim.x)
-    for (int i = 1; i < joiners; i++) {
-      history[0][channel] += history[i][channel];
-      own[0][channel] += own[i][channel];
-    }
-  float weight = 0.f;
-  for (int i = 0; i < joiners; i++) weight += totals[i];
-  __syncthreads();
-  turn<HEAD_DIM>(history[0], threadIdx.x, blockDim.x, [] { __syncthreads(); });
-  u32* out = (u32*)the.out.at(work.token, blockIdx.x);
-  for (int pair = threadIdx.x; pair < HEAD_DIM / 2; pair += blockDim.x) {
-    const float2 turned = ((const float2*)history[0])[pair], raw = ((const float2*)own[0])[pair];
-    out[pair] = pack_model((turned.x * ROTATION_NORM + raw.x) / weight,
-                           (turned.y * ROTATION_NORM + raw.y) / weight);
+  for (int j = 0; j < LANE_PAIRS; j++) {
+    packed[j] = Joined::holds(j) ? shared.packed[lane_id() + 32 * j] : make_float2(0.f, 0.f);
+    own[j] = Joined::holds(j) ? shared.own[lane_id() + 32 * j] : make_float2(0.f, 0.f);
+  }
+  const float higher = fmaxf(joined.peak, shared.peak);
+  const float fade = exp2_fast(joined.peak - higher), weight = exp2_fast(shared.peak - higher);
+#pragma unroll
+  for (int j = 0; j < LANE_PAIRS; j++) {
+    joined.packed[j].x = joined.packed[j].x * fade + packed[j].x * weight;
+    joined.packed[j].y = joined.packed[j].y * fade + packed[j].y * weight;
+    joined.own[j].x = joined.own[j].x * fade + own[j].x * weight;
+    joined.own[j].y = joined.own[j].y * fade + own[j].y * weight;
+  }
+  joined.total = joined.total * fade + shared.total * weight;
+  joined.peak = higher;
+}
+
+// Keep the new token in the tail, unless it completes the tile or its sequence is a dummy.
+DEVICE void write_tail(const Arguments& the, const Work& work, int head) {
+  const i64 page = the.segments.tail_page[work.sequence * the.segments.tail_stride];
+  if (work.rows == TILE || page == NULL_PAGE) return;
+  uint4* tail = (uint4*)((Element*)the.tail.at(page, head) + (work.rows - 1) * (2 * HEAD_DIM));
+  const uint4* key = (const uint4*)the.keys.at(work.token, head);
+  const uint4* value = (const uint4*)the.values.at(work.token, head);
+  constexpr int PIECES = HEAD_DIM / 8;
+  for (int i = lane_id(); i < 2 * PIECES; i += 32) tail[i] = i < PIECES ? key[i] : value[i - PIECES];
+}
+
+// A query has `joiners` warps of a block, and there are as many blocks as that takes.
+extern "C" __global__ void __launch_bounds__(32 * JOIN_WARPS)
+combine(const __grid_constant__ Arguments the) {
+  __shared__ JoinedShared shared[JOIN_WARPS];
+  const int warp = threadIdx.x / 32, joiner = warp % the.joiners;
+  const int query = (blockIdx.x * JOIN_WARPS + warp) / the.joiners;
+  const int segment = query / (the.heads * GROUP), query_head = query % (the.heads * GROUP);
+  const int head = query_head / GROUP, column = query_head % GROUP;
+  const Work work = the.segments.work(segment);
+  await_last_kernel();
+  Joined joined;
+  if (work.rows)
+    join_runs(the.partial, the.partial.joins[segment * the.heads + head], column, joiner,
+              the.joiners, joined);
+  share(joined, shared[warp]);
+  if (the.joiners > 1) __syncthreads();
+  if (joiner || !work.rows) return;
+  if (column == 0) write_tail(the, work, head);
+
+  for (int i = 1; i < the.joiners; i++) add_shared(shared[warp + i], joined);
+  __syncwarp();
+  share(joined, shared[warp]);
+  __syncwarp();
+  turn<HEAD_DIM>((float*)shared[warp].packed, lane_id(), 32, [] { __syncwarp(); });
+  u32* out = (u32*)the.out.at(work.token, query_head);
+  for (int pair = lane_id(); pair < HEAD_DIM / 2; pair += 32) {
+    const float2 turned = shared[warp].packed[pair], own = shared[warp].own[pair];
+    out[pair] = pack_model((turned.x * ROTATION_NORM + own.x) / joined.total,
+                           (turned.y * ROTATION_NORM + own.y) / joined.total);
   }
 }

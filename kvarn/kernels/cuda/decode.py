@@ -7,7 +7,7 @@ import torch
 
 from kvarn.format.layout import TileLayout
 from kvarn.kernels.batch import LayerCache
-from kvarn.kernels.cuda.program import Program, load
+from kvarn.kernels.cuda.program import JOIN_WARPS, Program, load
 from kvarn.kernels.cuda.source import Variant, is_supported
 from kvarn.kernels.triton.arguments import Attention
 from kvarn.kernels.triton.memory import scratch
@@ -68,11 +68,14 @@ class _Arguments(ctypes.Structure):
         ("factor", ctypes.c_float),
         ("cap", ctypes.c_float),
         ("warps", ctypes.c_int),
+        ("joiners", ctypes.c_int),
     )
 
 
 def attend_single_tokens(step: Step, cache: LayerCache, attention: Attention) -> bool:
     """Attention of the segments that have one token, if there is a program for it.
+
+    Their tokens are kept in the tails as well.
 
     Args:
         step: the batch; its tensors are int32.
@@ -100,7 +103,7 @@ def make_ready(layout: TileLayout, query: torch.Tensor, *, group: int) -> None:
 
 def launch(program: Program, step: Step, cache: LayerCache, attention: Attention) -> None:
     """Launch a program for as many segments at a time as there is room for results of."""
-    heads, query_heads = attention.keys.shape[1], attention.query.shape[1]
+    heads = attention.keys.shape[1]
     memory = scratch(attention.query.device).partial()
     run = attention.group * (attention.query.shape[2] + 1)
     at_once = (len(memory) - program.warps * run) // (heads * (2 * run + _JOIN_WORDS))
@@ -123,9 +126,19 @@ def launch(program: Program, step: Step, cache: LayerCache, attention: Attention
     )
     for first in range(0, step.segments, at_once):
         count = min(at_once, step.segments - first)
+        queries = count * attention.query.shape[1]
         arguments.segments = _segments(step, cache, first, count)
+        arguments.joiners = _joiners(program.warps, queries)
         program.attend(arguments)
-        program.combine(arguments, query_heads, count)
+        program.combine(arguments, -(-queries * arguments.joiners // JOIN_WARPS))
+
+
+def _joiners(warps: int, queries: int) -> int:
+    """Warps that join the runs of a query: about one for every four, a power of two."""
+    share = warps // queries // 4
+    return min(max(1 << share.bit_length() - 1, 1) if share else 1, JOIN_WARPS)
+
+
 def _rows(rows: torch.Tensor) -> _Rows:
     return _Rows(rows.data_ptr(), rows.stride(0), rows.stride(1))
 

@@ -140,3 +140,11 @@ DEVICE void attend_slabs(const Element* query, bool asked, const OwnRows& keys,
     if (more) value_rows.load(values, row + 16);
   }
 }
+
+// Store the sums of column `column` of the lane's two, times a scale.
+DEVICE void store_own(const OwnSums& sums, int column, float scale, float* channels) {
+  float2* pairs = (float2*)(channels + (lane_id() >> 2) * (HEAD_DIM / 8));
+#pragma unroll
+  for (int block = 0; block < OWN_BLOCKS; block++)
+    pairs[block] = make_float2(sums[block][column] * scale, sums[block][column + 2] * scale);
+}

@@ -17,24 +17,22 @@ MOST_RESIDENT = 8
 """Warps of `attend` that a multiprocessor runs side by side, at most."""
 
 
-MOST_JOINERS = 8
-"""Warps of `combine` that share the runs of a query, at most."""
+JOIN_WARPS = 8
+"""Warps of a block of `combine`."""
 
 
 class Program(Protocol):
-    """Kernels that can be launched.
+    """Kernels that can be launched."""
 
-    Attributes:
-        warps: of `attend` that the device runs side by side.
-    """
-
-    warps: int
+    @property
+    def warps(self) -> int:
+        """Warps of `attend` that the device runs side by side."""
 
     def attend(self, arguments: ctypes.Structure) -> None:
         """Launch `attend`."""
 
-    def combine(self, arguments: ctypes.Structure, query_heads: int, segments: int) -> None:
-        """Launch `combine`, which may begin while `attend` still runs."""
+    def combine(self, arguments: ctypes.Structure, blocks: int) -> None:
+        """Launch `combine`."""
 
 
 @dataclass(frozen=True)
@@ -45,44 +43,34 @@ class _Loaded:
     functions: dict[str, Any]
 
     def attend(self, arguments: ctypes.Structure) -> None:
-        self._launch("attend", arguments, (self.warps, 1), 32, self.shared_bytes)
+        self._launch("attend", arguments, self.warps, 32, self.shared_bytes)
 
-    def combine(self, arguments: ctypes.Structure, query_heads: int, segments: int) -> None:
-        warps = joiners(self.warps, query_heads * segments)
-        self._launch("combine", arguments, (query_heads, segments), 32 * warps, 0, early=True)
+    def combine(self, arguments: ctypes.Structure, blocks: int) -> None:
+        self._launch("combine", arguments, blocks, 32 * JOIN_WARPS, 0)
 
     def _launch(
         self,
         name: str,
         arguments: ctypes.Structure,
-        grid: tuple[int, int],
+        blocks: int,
         threads: int,
         shared_bytes: int,
-        *,
-        early: bool = False,
     ) -> None:
         from cuda.bindings import driver  # noqa: PLC0415
 
         config = driver.CUlaunchConfig()
-        config.gridDimX, config.gridDimY, config.gridDimZ = *grid, 1
+        config.gridDimX, config.gridDimY, config.gridDimZ = blocks, 1, 1
         config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
         config.sharedMemBytes = shared_bytes
         config.hStream = torch.cuda.current_stream(self.device).cuda_stream
-        if early:
-            attribute = driver.CUlaunchAttribute()
-            attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
-            attribute.value.programmaticStreamSerializationAllowed = 1
-            config.attrs, config.numAttrs = [attribute], 1
+        early = driver.CUlaunchAttribute()
+        early.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+        early.value.programmaticStreamSerializationAllowed = 1
+        config.attrs, config.numAttrs = [early], 1
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
         _checked(
             driver.cuLaunchKernelEx(config, self.functions[name], ctypes.addressof(pointers), 0)
         )
-
-
-def joiners(warps: int, queries: int) -> int:
-    """Warps of `combine` for each query: about one for every four runs."""
-    runs = warps // queries
-    return min(max(runs // 4, 1), MOST_JOINERS)
 
 
 @cache
@@ -155,7 +143,7 @@ def compiled(variant: Variant, architecture: str) -> bytes:
     (size,) = _checked(nvrtc.nvrtcGetCUBINSize(program))
     binary = b" " * size
     _checked(nvrtc.nvrtcGetCUBIN(program, binary))
-    return binary
+    return bytes(binary)
 
 
 def _checked(answer: tuple[Any, ...]) -> Sequence[Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from kvarn.format.layout import TileLayout
+from kvarn.kernels.batch import NULL_PAGE
 
 FOLDER = Path(__file__).parent
 MAIN = "decode.cu"
@@ -33,8 +34,16 @@ class Variant:
 
     @property
     def shared_bytes(self) -> int:
-        """Shared memory of a warp: a tile, queries in float32, and two barriers."""
-        return self.layout.tile_bytes + COLUMNS * self.layout.head_dim * 4 + 16
+        """Shared memory of a warp: a tile, queries, and two barriers.
+
+        Queries are float32 while they are rotated, and then operands of products: eight columns of
+        channels in float16, filled up in each plane to whole products.
+        """
+        layout = self.layout
+        planes = {2: 8, 3: 8, 4: 4}[layout.format.key_bits]
+        steps = -(-layout.head_dim // planes // 16)
+        operands = planes * steps * 16 * COLUMNS * 2
+        return layout.tile_bytes + max(operands, self.group * layout.head_dim * 4) + 16
 
     @property
     def constants(self) -> Mapping[str, int | str]:
@@ -49,17 +58,23 @@ class Variant:
         }
         types = {"MODEL_BFLOAT": 1} if self.model == torch.bfloat16 else {}
         caps = {"SOFT_CAP": 1} if self.soft_cap else {}
-        return scales | types | caps | {
-            "HEAD_DIM": layout.head_dim,
-            "GROUP": self.group,
-            "KEY_BITS": layout.format.key_bits,
-            "VALUE_BITS": layout.format.value_bits,
-            "VALUE_CODES": begin["value"],
-            "TILE_BYTES": layout.tile_bytes,
-            "SHARED_BYTES": self.shared_bytes,
-            "ROTATION_BLOCK": layout.rotation_block,
-            "ROTATION_NORM": f"{layout.rotation_block**-0.5!r}f",
-        }
+        return (
+            scales
+            | types
+            | caps
+            | {
+                "HEAD_DIM": layout.head_dim,
+                "GROUP": self.group,
+                "NULL_PAGE": NULL_PAGE,
+                "KEY_BITS": layout.format.key_bits,
+                "VALUE_BITS": layout.format.value_bits,
+                "VALUE_CODES": begin["value"],
+                "TILE_BYTES": layout.tile_bytes,
+                "SHARED_BYTES": self.shared_bytes,
+                "ROTATION_BLOCK": layout.rotation_block,
+                "ROTATION_NORM": f"{layout.rotation_block**-0.5!r}f",
+            }
+        )
 
 
 def is_supported(layout: TileLayout, model: torch.dtype, *, group: int) -> bool:
@@ -77,5 +92,5 @@ def is_supported(layout: TileLayout, model: torch.dtype, *, group: int) -> bool:
         not layout.format.is_raw
         and model in (torch.bfloat16, torch.float16)
         and group <= COLUMNS
-        and (layout.format.key_bits != 3 or layout.head_dim % 64 == 0)  # noqa: PLR2004
+        and (layout.format.key_bits != 3 or layout.head_dim % 64 == 0)
     )

@@ -4,22 +4,30 @@
 //
 //   out[d] += channel[d] · (Σ_t c[t,d]·p'[t] − m·Σ_t p'[t]) + mean[d]·Σ_t p[t],  p' = p · token
 //
-// Codes are the rows here as well: a product takes 16 words, those of 16 channels of each plane.
+// Codes are the rows here as well.
 #pragma once
 #include "keys.cuh"
 
 typedef Planes<VALUE_BITS> Value;
 
-constexpr int VALUE_BLOCKS = (Value::WORDS + 15) / 16;  // products that cover a plane's words
+// A product takes 8 words of two planes, H apart: row g is plane p of a word, row g+8 plane p + H.
+constexpr int PLANE_PAIRS = Value::COUNT / 2;
+constexpr int VALUE_BLOCKS = (Value::WORDS + 7) / 8;  // products that cover a plane's words
+constexpr int TWIN_BLOCKS = Value::WORDS / 16 * 2;    // those that come in twos
 
-// Sums of a packed history: [plane, block] of a fragment. Row g of a fragment is word 2g of its
-// block and row g+8 word 2g+1, so that what belongs to them lies side by side.
-typedef float PackedSums[Value::COUNT][VALUE_BLOCKS][4];
+// Sums of a packed history: [block, pair of planes] of a fragment.
+typedef float PackedSums[VALUE_BLOCKS][PLANE_PAIRS][4];
 
-// Word of row g; it does not exist in a block that is not full, where the lane reads others.
-DEVICE int value_word_at(int block) { return block * 16 + lane_id() / 4 * 2; }
+// Word of row g. Twins have every other word of sixteen, so that what belongs to a row of both lies
+// side by side. In a block that is not full some do not exist, and the lane reads others.
+DEVICE int value_word_at(int block) {
+  const int g = lane_id() >> 2;
+  return block < TWIN_BLOCKS ? block / 2 * 16 + 2 * g + block % 2 : block * 8 + g;
+}
 DEVICE bool value_word_exists(int block) { return value_word_at(block) < Value::WORDS; }
-DEVICE int value_word(int block) { return min(value_word_at(block), Value::WORDS - 2); }
+DEVICE int value_word(int block) { return min(value_word_at(block), Value::WORDS - 1); }
+
+DEVICE int plane_of(int pair, int half) { return pair + half * PLANE_PAIRS; }
 
 // Eight neighbouring tokens of a word: lane t's operand of two steps.
 DEVICE uint4 value_words(const u8* values, int word, int quarter) {
@@ -49,30 +57,43 @@ DEVICE void scaled_weights(const u8* values, const float (&weights)[8][4], u32 (
   }
 }
 
-// Products of a block's codes, all planes, with the weights, in units of the planes.
+// Products of a block's codes with the weights, in units of the planes.
 DEVICE void multiply_block(const u8* values, int block, const u32 (&scaled)[8][2],
-                           float (&products)[Value::COUNT][4]) {
+                           float (&products)[PLANE_PAIRS][4]) {
   const int word = value_word(block);
 #pragma unroll
   for (int quarter = 0; quarter < 4; quarter++) {
-    const uint4 upper = value_words(values, word, quarter);
-    const uint4 lower = value_words(values, word + 1, quarter);
-    const uint4 upper_high = high_words(values, word, quarter);
-    const uint4 lower_high = high_words(values, word + 1, quarter);
+    const uint4 words = value_words(values, word, quarter);
+    const uint4 high = high_words(values, word, quarter);
     const u32(&early)[2] = scaled[2 * quarter];
     const u32(&late)[2] = scaled[2 * quarter + 1];
 #pragma unroll
-    for (int plane = 0; plane < Value::COUNT; plane++) {
-      mma_half(products[plane], Value::codes(upper.x, upper_high.x, plane),
-               Value::codes(lower.x, lower_high.x, plane),
-               Value::codes(upper.y, upper_high.y, plane),
-               Value::codes(lower.y, lower_high.y, plane), early[0], early[1], products[plane]);
-      mma_half(products[plane], Value::codes(upper.z, upper_high.z, plane),
-               Value::codes(lower.z, lower_high.z, plane),
-               Value::codes(upper.w, upper_high.w, plane),
-               Value::codes(lower.w, lower_high.w, plane), late[0], late[1], products[plane]);
+    for (int pair = 0; pair < PLANE_PAIRS; pair++) {
+      const int upper = plane_of(pair, 0), lower = plane_of(pair, 1);
+      mma_half(products[pair], Value::codes(words.x, high.x, upper),
+               Value::codes(words.x, high.x, lower), Value::codes(words.y, high.y, upper),
+               Value::codes(words.y, high.y, lower), early[0], early[1], products[pair]);
+      mma_half(products[pair], Value::codes(words.z, high.z, upper),
+               Value::codes(words.z, high.z, lower), Value::codes(words.w, high.w, upper),
+               Value::codes(words.w, high.w, lower), late[0], late[1], products[pair]);
     }
   }
+}
+
+// A field of a block's channels, [pair of planes][half].
+DEVICE void channel_field(const u8* field, int block, float (&numbers)[PLANE_PAIRS][2]) {
+#pragma unroll
+  for (int pair = 0; pair < PLANE_PAIRS; pair++)
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const int channel = plane_of(pair, half) * Value::WORDS + value_word(block);
+      if (block < TWIN_BLOCKS) {
+        const u32 twins = *(const u32*)(field + 2 * (channel - block % 2));
+        numbers[pair][half] = block % 2 ? high_half(twins) : low_half(twins);
+      } else {
+        numbers[pair][half] = half_to_float(*(const u16*)(field + 2 * channel));
+      }
+    }
 }
 
 // Fade the sums, and add a tile's values.
@@ -89,26 +110,40 @@ DEVICE void add_tile(const u8* values, const float (&weights)[8][4], const float
     mma_half(total, ONES, ONES, ONES, ONES, scaled[block][0], scaled[block][1], total);
 #pragma unroll
   for (int block = 0; block < VALUE_BLOCKS; block++) {
-    float products[Value::COUNT][4];
+    float products[PLANE_PAIRS][4];
 #pragma unroll
-    for (int plane = 0; plane < Value::COUNT; plane++)
+    for (int pair = 0; pair < PLANE_PAIRS; pair++)
 #pragma unroll
       for (int i = 0; i < 4; i++)
-        products[plane][i] = total[i % 2] * (-Value::MIDDLE * Value::unit(plane));
+        products[pair][i] = total[i % 2] * (-Value::MIDDLE * Value::unit(plane_of(pair, i / 2)));
     multiply_block(values, block, scaled, products);
+    float scales[PLANE_PAIRS][2], means[PLANE_PAIRS][2];
+    channel_field(values + VALUE_CHANNEL_SCALE, block, scales);
+    channel_field(values + VALUE_MEAN, block, means);
 #pragma unroll
-    for (int plane = 0; plane < Value::COUNT; plane++) {
-      const int channel = plane * Value::WORDS + value_word(block);
-      const u32 scale = *(const u32*)(values + VALUE_CHANNEL_SCALE + 2 * channel);
-      const u32 mean = *(const u32*)(values + VALUE_MEAN + 2 * channel);
-      const float scales[2] = {low_half(scale) / Value::unit(plane),
-                               high_half(scale) / Value::unit(plane)};
-      const float means[2] = {low_half(mean), high_half(mean)};
+    for (int pair = 0; pair < PLANE_PAIRS; pair++)
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        float& sum = sums[plane][block][i];
-        sum = products[plane][i] * scales[i / 2] + (means[i / 2] * weight[i % 2] + sum * fade[i % 2]);
+        float& sum = sums[block][pair][i];
+        const float scale = scales[pair][i / 2] / Value::unit(plane_of(pair, i / 2));
+        sum = products[pair][i] * scale + (means[pair][i / 2] * weight[i % 2] + sum * fade[i % 2]);
       }
-    }
   }
+}
+
+// Store the sums of column `column` of the lane's two, times a scale.
+DEVICE void store_packed(const PackedSums& sums, int column, float scale, float* channels) {
+#pragma unroll
+  for (int block = 0; block < VALUE_BLOCKS; block++)
+#pragma unroll
+    for (int pair = 0; pair < PLANE_PAIRS; pair++)
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        float* at = channels + plane_of(pair, half) * Value::WORDS + value_word_at(block);
+        const float sum = sums[block][pair][column + 2 * half] * scale;
+        if (block < TWIN_BLOCKS && block % 2 == 0)
+          *(float2*)at = make_float2(sum, sums[block + 1][pair][column + 2 * half] * scale);
+        else if (block >= TWIN_BLOCKS && value_word_exists(block))
+          *at = sum;
+      }
 }

@@ -39,7 +39,7 @@ class Attention:
 
 
 SingleTokens = Callable[[Step, LayerCache, Attention], bool]
-"""Attends the segments of one token and says that it did, or does nothing."""
+"""Attends the segments of one token, keeps those in the tails, and says so; or does nothing."""
 
 
 class Rows(NamedTuple):

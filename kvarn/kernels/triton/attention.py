@@ -45,20 +45,21 @@ def attend_and_store(
         soft_cap: c, where scores s become c · tanh(s / c); 0 for none.
         batch_invariant: make a query's result independent of what else is in the batch, bit for
             bit, and of the chunks in which its sequence came. Long prompts take longer.
-        single_tokens: what attends segments of one token, where it can.
+        single_tokens: what attends segments of one token and keeps them in the tails, where it can.
     """
     attention = Attention(
         query=query, keys=keys, values=values, out=out, scale=scale, soft_cap=soft_cap
     )
     store_tiles(step, cache, keys=keys, values=values, faults=cache.faults)
-    attend(
+    tails_are_written = attend(
         step,
         cache,
         attention,
         batch_invariant=batch_invariant,
         single_tokens=single_tokens,
     )
-    write_tails(step, cache, keys=keys, values=values)
+    if not tails_are_written:
+        write_tails(step, cache, keys=keys, values=values)
 
 
 def attend(
@@ -69,7 +70,7 @@ def attend(
     batch_invariant: bool = False,
     cut: Cut | None = None,
     single_tokens: SingleTokens | None = None,
-) -> None:
+) -> bool:
     """Compute one layer's attention of a batch, complete tiles stored and tails not yet written.
 
     Args:
@@ -79,18 +80,22 @@ def attend(
         batch_invariant: as in :func:`attend_and_store`.
         cut: of segments of few tokens; chosen by the batch and the device if there is none.
         single_tokens: as in :func:`attend_and_store`.
+
+    Returns:
+        whether the tails are written already.
     """
     layout = cache.layout
     few = _few(step, attention, layout, batch_invariant=batch_invariant)
     done = few == 1 and single_tokens is not None and single_tokens(step, cache, attention)
     if done and step.batch.most_new == 1:
-        return
+        return True
     rotated = _rotated(layout, attention.query)
     if few and not done and rotated is not None:
         cut = cut or _cut(step, attention, layout, few=few, batch_invariant=batch_invariant)
         attend_few(step, cache, attention, rotated, few=few, cut=cut)
     if few < min(step.batch.most_new, TILE_TOKENS):
         attend_many(step, cache, attention, rotated, few=few)
+    return False
 
 
 def _rotated(layout: TileLayout, query: torch.Tensor) -> torch.Tensor | None:

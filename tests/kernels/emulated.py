@@ -2,6 +2,7 @@
 
 import ctypes
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,10 +36,14 @@ class Emulated:
 @cache
 def emulated(variant: Variant, warps: int) -> Emulated:
     """Compile a program."""
-    constants = [f"-D{name}={value}" for name, value in variant.constants.items()]
+    return Emulated(warps, library("emulate.cpp", variant.constants))
+
+
+def library(source: str, constants: Mapping[str, int | str]) -> ctypes.CDLL:
+    """Compile a file of the emulator and the kernels that it includes."""
+    definitions = [f"-D{name}={value}" for name, value in constants.items()]
     command = ["g++", "-std=c++20", "-O1", "-shared", "-fPIC", f"-I{EMULATOR}", f"-I{FOLDER}"]
     with TemporaryDirectory() as folder:
-        library = f"{folder}/emulated.so"
-        source = str(EMULATOR / "emulate.cpp")
-        subprocess.run([*command, *constants, source, "-o", library], check=True)
-        return Emulated(warps, ctypes.CDLL(library))
+        path = f"{folder}/emulated.so"
+        subprocess.run([*command, *definitions, str(EMULATOR / source), "-o", path], check=True)
+        return ctypes.CDLL(path)

@@ -1,7 +1,7 @@
 """A compiled program on a device."""
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -56,21 +56,52 @@ class _Loaded:
         threads: int,
         shared_bytes: int,
     ) -> None:
-        from cuda.bindings import driver  # noqa: PLC0415
-
-        config = driver.CUlaunchConfig()
-        config.gridDimX, config.gridDimY, config.gridDimZ = blocks, 1, 1
-        config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
-        config.sharedMemBytes = shared_bytes
-        config.hStream = torch.cuda.current_stream(self.device).cuda_stream
-        early = driver.CUlaunchAttribute()
-        early.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
-        early.value.programmaticStreamSerializationAllowed = 1
-        config.attrs, config.numAttrs = [early], 1
-        pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
-        _checked(
-            driver.cuLaunchKernelEx(config, self.functions[name], ctypes.addressof(pointers), 0)
+        launch_function(
+            self.functions[name],
+            arguments,
+            device=self.device,
+            grid=(blocks, 1),
+            threads=threads,
+            shared_bytes=shared_bytes,
         )
+
+
+def launch_function(
+    function: Any,
+    arguments: ctypes.Structure,
+    *,
+    device: torch.device,
+    grid: tuple[int, int],
+    threads: int,
+    shared_bytes: int,
+) -> None:
+    """Launch a kernel, which may begin while the one before still runs."""
+    from cuda.bindings import driver  # noqa: PLC0415
+
+    config = driver.CUlaunchConfig()
+    config.gridDimX, config.gridDimY, config.gridDimZ = *grid, 1
+    config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
+    config.sharedMemBytes = shared_bytes
+    config.hStream = torch.cuda.current_stream(device).cuda_stream
+    early = driver.CUlaunchAttribute()
+    early.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+    early.value.programmaticStreamSerializationAllowed = 1
+    config.attrs, config.numAttrs = [early], 1
+    pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
+    _checked(driver.cuLaunchKernelEx(config, function, ctypes.addressof(pointers), 0))
+
+
+def load_function(binary: bytes, name: str, device: torch.device, shared_bytes: int) -> Any:
+    """A kernel of a binary on a device, allowed so much dynamic shared memory."""
+    from cuda.bindings import driver  # noqa: PLC0415
+
+    with torch.cuda.device(device):
+        torch.cuda.current_stream()  # the context that the module is loaded into
+        (module,) = _checked(driver.cuModuleLoadData(binary))
+        (function,) = _checked(driver.cuModuleGetFunction(module, name.encode()))
+        limit = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        _checked(driver.cuFuncSetAttribute(function, limit, shared_bytes))
+    return function
 
 
 @cache
@@ -103,10 +134,16 @@ def load(variant: Variant, device: torch.device) -> Program:
 
 
 def compiled(variant: Variant, architecture: str) -> bytes:
-    """The binary of a program, for a GPU that need not be there.
+    """The binary of a program; see :func:`binary_of`."""
+    return binary_of(MAIN, {**variant.constants, "RESIDENT": MOST_RESIDENT}, architecture)
+
+
+def binary_of(main: str, constants: Mapping[str, int | str], architecture: str) -> bytes:
+    """The binary of a source file, for a GPU that need not be there.
 
     Args:
-        variant: what it is for.
+        main: the file, in :data:`FOLDER`.
+        constants: preprocessor definitions.
         architecture: such as ``sm_90``.
 
     Raises:
@@ -117,14 +154,13 @@ def compiled(variant: Variant, architecture: str) -> bytes:
     headers = sorted(FOLDER.glob("*.cuh"))
     (program,) = _checked(
         nvrtc.nvrtcCreateProgram(
-            (FOLDER / MAIN).read_bytes(),
-            MAIN.encode(),
+            (FOLDER / main).read_bytes(),
+            main.encode(),
             len(headers),
             [header.read_bytes() for header in headers],
             [header.name.encode() for header in headers],
         )
     )
-    constants = {**variant.constants, "RESIDENT": MOST_RESIDENT}
     options = [
         *(f"-D{name}={value}" for name, value in constants.items()),
         f"--gpu-architecture={architecture}",
@@ -139,7 +175,7 @@ def compiled(variant: Variant, architecture: str) -> bytes:
         (size,) = _checked(nvrtc.nvrtcGetProgramLogSize(program))
         log = b" " * size
         _checked(nvrtc.nvrtcGetProgramLog(program, log))
-        raise RuntimeError(f"NVRTC does not compile {MAIN} for {architecture}: {log.decode()}")
+        raise RuntimeError(f"NVRTC does not compile {main} for {architecture}: {log.decode()}")
     (size,) = _checked(nvrtc.nvrtcGetCUBINSize(program))
     binary = b" " * size
     _checked(nvrtc.nvrtcGetCUBIN(program, binary))

@@ -127,20 +127,22 @@ class _Driver(DriverBase):
     def _load(
         self, name: str, binary: bytes, shared_bytes: int, device: int
     ) -> tuple[str, Binary, int, int, int]:
-        function = _look_into(name, binary)
+        function = look_into(name, binary)
         return name, function, function.registers, function.stack_bytes, 1024
 
 
-def _look_into(name: str, binary: bytes) -> Binary:
+def look_into(name: str, binary: bytes) -> Binary:
+    """One of the kernels in a binary."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary)
         file.flush()
-        usage, code = (_dump(option, file.name) for option in ("-res-usage", "-sass"))
-    registers, stack = (int(re.findall(rf"{of}:(\d+)", usage)[-1]) for of in ("REG", "STACK"))
+        usage, code = (_dump(option, name, file.name) for option in ("-res-usage", "-sass"))
+    of_kernel = usage[usage.index(f"Function {name}:") :]
+    registers, stack = (int(re.findall(rf"{of}:(\d+)", of_kernel)[0]) for of in ("REG", "STACK"))
     instructions = len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/ ", code, re.MULTILINE))
     return Binary(name, registers, stack, instructions)
 
 
-def _dump(option: str, path: str) -> str:
-    command = [triton.knobs.nvidia.cuobjdump.path, option, path]
+def _dump(option: str, name: str, path: str) -> str:
+    command = [triton.knobs.nvidia.cuobjdump.path, option, "-fun", name, path]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from kvarn_operator import metrics
 from kvarn_operator.config import Config
 from tests.apiserver.vllm import Load, Servers, servers
-from tests.apiserver.world import World, operator, until
+from tests.apiserver.world import World, operator, until_passes
 
 ADDRESS = "127.0.0.2"
 
@@ -30,19 +29,6 @@ async def settle(world: World, resource: dict[str, Any]) -> None:
     await world.roll_out()
     await world.until_condition("Ready", "True")
     await world.until_condition("ScalingActive", "True", reason="WithinTarget")
-
-
-def passes() -> float:
-    return metrics.REGISTRY.get_sample_value("kvarn_reconcile_total", {"result": "ok"}) or 0.0
-
-
-async def until_passes(more: int) -> None:
-    wanted = passes() + more
-
-    async def enough() -> bool:
-        return passes() >= wanted
-
-    await until(enough, say="the operator does not look")
 
 
 async def test_many_looks_at_a_resource_at_rest_write_nothing(

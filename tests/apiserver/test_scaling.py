@@ -8,7 +8,7 @@ import pytest
 
 from kvarn_operator.config import Config
 from tests.apiserver.vllm import Load, Servers, servers
-from tests.apiserver.world import World, operator, until
+from tests.apiserver.world import World, operator, until, until_passes
 
 Resource = dict[str, Any]
 QUICK = {
@@ -78,6 +78,30 @@ async def test_idle_servers_make_it_shrink_by_the_one_with_least_to_lose(
 
 
 COST = "controller.kubernetes.io/pod-deletion-cost"
+
+
+async def test_a_restart_under_load_keeps_the_size_and_what_was_learnt(
+    world: World, resource: Resource, config: Config, vllm: Servers
+) -> None:
+    vllm.loads[ONE] = Load(running=64, waiting=40, usage=0.5)
+    config = replace(config, metrics_port=vllm.port)
+    bounds = {"minReplicas": 1, "maxReplicas": 3}
+    with operator(world.namespace, config):
+        await serve(world, resource, ONE, autoscaling=bounds, batching={"maxSequences": 64})
+        await world.until_size(2)
+    before = (await world.get("kvd"))["status"]["checkpoint"]
+    vllm.loads |= {ONE: Load(running=40, usage=0.5), TWO: Load(running=40, usage=0.5)}
+
+    with operator(world.namespace, config):
+        await world.start_pod("demo-3", TWO)
+        await world.roll_out(ready=2)
+        await world.until_condition("Ready", "True")
+        await until_passes(5)
+
+    after = (await world.get("kvd"))["status"]
+    assert await world.size() == 2
+    assert after["checkpoint"]["grownTime"] == before["grownTime"]
+    assert after["checkpoint"]["startSeconds"] >= 0
 
 
 async def test_a_silent_server_freezes_the_size(

@@ -21,6 +21,7 @@ import yaml
 from hack import cache
 from hack.cluster import build
 from hack.cluster.apiserver import free_ports
+from kvarn_operator import metrics
 from kvarn_operator.config import Config
 from kvarn_operator.handlers import register
 
@@ -56,6 +57,20 @@ async def until(check: Callable[[], Awaitable[T]], *, say: str = "") -> T:
         assert time.monotonic() < deadline, say or f"{check} stayed {answer!r}"
         await asyncio.sleep(0.1)
     return answer
+
+
+async def until_passes(more: int) -> None:
+    """Wait until the operators of this process have ended so many more passes well."""
+
+    def passes() -> float:
+        return metrics.REGISTRY.get_sample_value("kvarn_reconcile_total", {"result": "ok"}) or 0.0
+
+    wanted = passes() + more
+
+    async def enough() -> bool:
+        return passes() >= wanted
+
+    await until(enough, say="the operator does not look")
 
 
 @dataclass(frozen=True, kw_only=True)

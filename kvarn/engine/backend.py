@@ -7,10 +7,8 @@ from typing import Any, ClassVar
 
 import torch
 from typing_extensions import override
-from vllm import envs
 from vllm.config import VllmConfig, get_current_vllm_config
 from vllm.forward_context import get_forward_context
-from vllm.platforms import current_platform
 from vllm.v1.attention.backend import (
     AttentionBackend,
     AttentionCGSupport,
@@ -22,13 +20,13 @@ from vllm.v1.attention.backend import (
 )
 from vllm.v1.kv_cache_interface import AttentionSpec, KVCacheLayout, KVCacheSpec
 
+from kvarn.engine.choice import announce, kernels
 from kvarn.engine.errors import UnsupportedError
 from kvarn.engine.faults import faults_on
 from kvarn.engine.specs import packed_page
 from kvarn.engine.tail import TailLayer
 from kvarn.format.layout import FORMATS, HEAD_DIMS, TILE_TOKENS, TileFormat, TileLayout
 from kvarn.kernels.batch import Batch, LayerCache
-from kvarn.kernels.select import Kernels, kernels_for
 
 
 @dataclass
@@ -49,7 +47,7 @@ class KVarnMetadataBuilder(AttentionMetadataBuilder[KVarnMetadata]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._kernels = _kernels()
+        self._kernels = kernels()
         self._faults = faults_on(self.device)
 
     @classmethod
@@ -58,7 +56,7 @@ class KVarnMetadataBuilder(AttentionMetadataBuilder[KVarnMetadata]):
         cls, vllm_config: VllmConfig, kv_cache_spec: KVCacheSpec
     ) -> AttentionCGSupport:
         """Steps of single tokens are captured whole, where the kernels can be."""
-        if _kernels().captures:
+        if kernels().captures:
             return AttentionCGSupport.UNIFORM_SINGLE_TOKEN_DECODE
         return AttentionCGSupport.NEVER
 
@@ -81,12 +79,6 @@ class KVarnMetadataBuilder(AttentionMetadataBuilder[KVarnMetadata]):
             longest=common.max_seq_len,
         )
         return KVarnMetadata(step=self._kernels.prepare(batch), tokens=batch.tokens)
-
-
-def _kernels() -> Kernels:
-    """The kernels of this process's platform."""
-    invariant = bool(envs.VLLM_BATCH_INVARIANT)
-    return kernels_for(current_platform.device_type, batch_invariant=invariant)
 
 
 class KVarnImpl(AttentionImpl[KVarnMetadata]):
@@ -127,7 +119,8 @@ class KVarnImpl(AttentionImpl[KVarnMetadata]):
         self.scale = scale
         self.kv_cache_dtype = kv_cache_dtype
         self.layout = TileLayout(FORMATS[kv_cache_dtype], head_size)
-        self._kernels = _kernels()
+        self._kernels = kernels()
+        announce(kv_cache_dtype)
         self._layers = get_current_vllm_config().compilation_config.static_forward_context
 
     def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:

@@ -17,6 +17,7 @@ from vllm.platforms import current_platform
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 import kvarn
+from kvarn.engine.choice import described, this_device
 from kvarn.engine.errors import UnsupportedError
 from kvarn.engine.skipping import skipped_layers, spans
 from kvarn.engine.versions import SUPPORTED, why_unsupported
@@ -40,6 +41,8 @@ def main(options: list[str]) -> int:
     _show(_versions())
     if reason := why_unsupported(vllm.__version__):
         return _verdict(f"refused: {reason}")
+    if arguments.kv_cache_dtype in FORMATS and (reason := this_device().why_unsupported()):
+        return _verdict(f"refused: {arguments.kv_cache_dtype} {reason}.")
     if arguments.model is None:
         return _verdict("give --model to see what it will do")
     try:
@@ -54,7 +57,7 @@ def _versions() -> Iterator[tuple[str, str]]:
     yield "kvarn", kvarn.__version__
     yield "vLLM", f"{vllm.__version__} (supported: {', '.join(SUPPORTED)})"
     yield "torch", torch.__version__
-    yield "device", current_platform.get_device_name()
+    yield "device", f"{current_platform.get_device_name()} ({this_device()})"
 
 
 def _model(config: VllmConfig) -> Iterator[tuple[str, str]]:
@@ -72,7 +75,8 @@ def _model(config: VllmConfig) -> Iterator[tuple[str, str]]:
         yield "open tile", f"{open_bytes:,} bytes of each sequence in each layer"
     if skipped := skipped_layers(config):
         yield "left out", f"layers {spans(skipped)}: kept in the model's precision"
-    yield "kernels", "plain PyTorch, outside of CUDA graphs"
+    if tile_format:
+        yield "kernels", described()
 
 
 def _show(lines: Iterator[tuple[str, str]]) -> None:

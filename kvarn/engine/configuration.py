@@ -10,6 +10,7 @@ from vllm.v1.attention.backend import AttentionBackend
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 from vllm.v1.attention.selector import AttentionSelectorConfig
 
+from kvarn.engine.choice import this_device
 from kvarn.engine.errors import UnsupportedError
 from kvarn.engine.skipping import attention_kinds, skip_windows, skipped_layers
 from kvarn.engine.specs import tail_groups
@@ -28,6 +29,8 @@ def check_configuration(config: VllmConfig) -> None:
     if cache_format not in FORMATS:
         _check_backend(config)
         return
+    if reason := this_device().why_unsupported():
+        raise UnsupportedError(f"{cache_format} {reason}.")
     for check in (_unsupported_options, _unsupported_model, _unsupported_stages):
         for reason in check(config):
             raise UnsupportedError(f"{cache_format} {reason}.")

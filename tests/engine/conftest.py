@@ -88,9 +88,9 @@ def tiny_model(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Callable
 def refusal(host: Host) -> Callable[..., str]:
     """What vLLM says instead of starting."""
 
-    def refuse(model: str, **options: Any) -> str:
+    def refuse(model: str, *, gpu: tuple[int, int] | None = None, **options: Any) -> str:
         with pytest.raises(CallError) as caught:
-            host.call("capacity", model=model, options=options)
+            host.call("capacity", model=model, options=options, gpu=gpu)
         return str(caught.value)
 
     return refuse

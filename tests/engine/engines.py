@@ -1,6 +1,7 @@
 """Engines of a real vLLM inside the host's process, one after another."""
 
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +13,7 @@ from vllm import LLM, SamplingParams
 from vllm.config import VllmConfig, cache
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
+from vllm.platforms.interface import DeviceCapability
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
 from kvarn.engine.check import main as run_check
@@ -52,21 +54,35 @@ def register_again() -> dict[str, Any]:
     return {"names": list(names), "hooks_stay": before == after}
 
 
-def check(options: list[str]) -> tuple[int, list[str]]:
-    """Status and lines of ``kvarn.engine.check``."""
+def check(options: list[str], *, gpu: tuple[int, int] | None = None) -> tuple[int, list[str]]:
+    """Status and lines of ``kvarn.engine.check``; on a GPU of some capability, as it were."""
     screen = StringIO()
-    with redirect_stdout(screen):
+    with redirect_stdout(screen), _as_if_on(gpu):
         status = run_check(options)
     return status, screen.getvalue().splitlines()
 
 
-def capacity(*, model: str, options: dict[str, Any]) -> dict[str, int]:
+def capacity(
+    *, model: str, options: dict[str, Any], gpu: tuple[int, int] | None = None
+) -> dict[str, int]:
     """What vLLM reports of its cache, and the longest sequence that it takes."""
-    config = start(model, options).llm_engine.vllm_config
+    with _as_if_on(gpu):
+        config = start(model, options).llm_engine.vllm_config
     return {
         "tokens": config.cache_config.kv_cache_size_tokens,
         "longest": config.model_config.max_model_len,
     }
+
+
+@contextmanager
+def _as_if_on(gpu: tuple[int, int] | None) -> Iterator[None]:
+    """Let the plugin see a GPU, in what it asks vLLM of the platform."""
+    with pytest.MonkeyPatch.context() as patch:
+        if gpu:
+            capability = DeviceCapability(*gpu)
+            patch.setattr(type(current_platform), "device_name", "cuda")
+            patch.setattr(current_platform, "get_device_capability", lambda: capability)
+        yield
 
 
 def generate(

@@ -14,6 +14,7 @@ def test_a_model_that_will_be_served(host: Any, tiny_model: Callable[..., str]) 
     assert status == 0
     assert "KV heads   2 of 64 channels on each device" in lines
     assert "format     kvarn_k4v2_g128, 3.50 bits a number" in lines
+    assert "kernels    PyTorch, outside of CUDA graphs" in lines
     assert lines[-1] == "verdict    vLLM will start with this cache"
     assert [line[:11].strip() for line in lines] == [
         *("kvarn", "vLLM", "torch", "device", "model", "KV heads"),
@@ -25,6 +26,24 @@ def test_a_combination_that_will_be_refused(host: Any, tiny_model: Callable[...,
     status, lines = host.call("check", options=["--model", tiny_model(), "--block-size", "64"])
     assert status == 1
     assert lines[-1].endswith("leave out --block-size 64.")
+
+
+def test_a_gpu_that_is_too_old_whatever_the_model(host: Any) -> None:
+    status, lines = host.call("check", options=[], gpu=(7, 0))
+    assert status == 1
+    assert "(compute capability 7.0, Triton" in lines[3]
+    assert lines[-1] == (
+        "verdict    refused: kvarn_k4v2_g128 needs a GPU of compute capability 8.0 or later, "
+        "and this one has 7.0; use --kv-cache-dtype auto."
+    )
+
+
+def test_another_cache_names_no_kernels(host: Any, tiny_model: Callable[..., str]) -> None:
+    status, lines = host.call(
+        "check", options=["--model", tiny_model(), "--kv-cache-dtype", "auto"]
+    )
+    assert status == 0
+    assert not [line for line in lines if line.startswith("kernels")]
 
 
 def test_layers_that_stay_out_of_the_format_are_numbered(

@@ -30,6 +30,12 @@ def test_a_batch_gives_the_tokens_of_each_sequence_alone(generate: Generate) -> 
     assert [[tokens] for tokens in together] == alone
 
 
+def test_the_log_names_the_kernels_that_were_chosen(generate: Generate, host: Any) -> None:
+    generate([PROMPTS], **K4V2)
+    line = "kvarn_k4v2_g128 is stored and attended by kernels in PyTorch, outside of CUDA graphs."
+    assert line in host.log
+
+
 def test_chunks_of_a_prompt_change_nothing(generate: Generate) -> None:
     whole = generate([PROMPTS], **K4V2)
     chunked = generate([PROMPTS], max_num_batched_tokens=192, **K4V2)

@@ -169,6 +169,16 @@ def test_a_pipeline_whose_devices_have_too_few_layers(
     assert "lower --pipeline-parallel-size 2" in said
 
 
+def test_a_gpu_that_is_too_old(
+    refusal: Callable[..., str], without_weights: Callable[..., str]
+) -> None:
+    said = refusal(without_weights(num_hidden_layers=1), gpu=(7, 5), **K4V2)
+    assert said == (
+        "UnsupportedError: kvarn_k4v2_g128 needs a GPU of compute capability 8.0 or later, "
+        "and this one has 7.5; use --kv-cache-dtype auto."
+    )
+
+
 def test_the_backend_without_the_format(
     refusal: Callable[..., str], without_weights: Callable[..., str]
 ) -> None:

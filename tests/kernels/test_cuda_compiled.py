@@ -44,10 +44,11 @@ def test_a_tile_of_any_format_fits_into_shared_memory(head_dim: int) -> None:
 
 
 def test_what_is_not_supported_is_said() -> None:
-    """A lane's four words of 3-bit keys are there in multiples of 64 channels; columns are eight."""
+    """3-bit keys of some head dimensions, other types, queries that no equal groups hold."""
     layout = TileLayout(FORMATS["kvarn_k3v3_g128"], 80)
     assert not is_supported(layout, torch.bfloat16, group=4)
     layout = TileLayout(FORMATS["kvarn_k4v2_g128"], 80)
     assert is_supported(layout, torch.bfloat16, group=4)
     assert not is_supported(layout, torch.float32, group=4)
-    assert not is_supported(layout, torch.bfloat16, group=16)
+    assert is_supported(layout, torch.bfloat16, group=16)
+    assert not is_supported(layout, torch.bfloat16, group=11)

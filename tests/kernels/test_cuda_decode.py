@@ -9,7 +9,7 @@ import torch
 from kvarn.format.layout import FORMATS, TileLayout
 from kvarn.format.reference import dequantise, quantise
 from kvarn.kernels import triton
-from kvarn.kernels.cuda.decode import launch
+from kvarn.kernels.cuda.decode import launch, variant_for
 from kvarn.kernels.cuda.program import Program, load
 from kvarn.kernels.cuda.source import Variant
 from kvarn.kernels.triton import memory
@@ -39,9 +39,7 @@ def attended(model: Model, batch: dict[int, tuple[int, int]], *, warps: int) -> 
         soft_cap=float(model.options.get("soft_cap", 0.0)),
     )
     cache = model.cache(list(batch))
-    variant = Variant(
-        model.layout, query.dtype, group=model.group, soft_cap=attention.soft_cap != 0
-    )
+    variant = variant_for(cache, attention)
     launch(program(variant, warps), triton.prepare(model.batch(batch)), cache, attention)
     return attention.out
 
@@ -69,6 +67,7 @@ def check(model: Model, batch: dict[int, tuple[int, int]], *, warps: int = 3) ->
         ("kvarn_k4v2_g128", 256, 5, torch.bfloat16),
         ("kvarn_k3v3_g128", 192, 2, torch.bfloat16),
         ("kvarn_k4v2_g128", 512, 2, torch.float16),
+        ("kvarn_k4v4_g128", 64, 12, torch.bfloat16),
     ],
 )
 @pytest.mark.parametrize("warps", [3, 40])

@@ -41,7 +41,8 @@ struct Arguments {
   Segments segments;
   Partial partial;
   Rows out;
-  int heads;
+  int heads;    // groups of queries, of which a KV head may have several
+  int sharing;  // groups of a KV head
   float factor;  // of the scores: with log2(e) in it where no cap follows
   float cap;
   int warps;    // of `attend`
@@ -79,7 +80,7 @@ DEVICE void run_packed(const Arguments& the, Shared& shared, const Work& work, i
   const int lane = lane_id();
   const int* pages = the.segments.table + work.sequence * the.segments.table_stride;
   if (lane == 0) {
-    const u8* tile = the.packed.at(pages[begin], head);
+    const u8* tile = the.packed.at(pages[begin], head / the.sharing);
     copy_bytes(shared.keys, tile, KEY_BYTES, &shared.loaded[0]);
     copy_bytes(shared.values, tile + KEY_BYTES, VALUE_BYTES, &shared.loaded[1]);
   }
@@ -89,7 +90,7 @@ DEVICE void run_packed(const Arguments& the, Shared& shared, const Work& work, i
 #pragma unroll 1
   for (int tile = begin; tile < end; tile++) {
     const bool loads = lane == 0 && tile + 1 < end;
-    const u8* next = loads ? the.packed.at(pages[tile + 1], head) : nullptr;
+    const u8* next = loads ? the.packed.at(pages[tile + 1], head / the.sharing) : nullptr;
     barrier_wait(&shared.loaded[0], phase);
     float scores[8][4];
     score_tile(shared.keys, shared.query, the.factor, scores);
@@ -116,9 +117,11 @@ DEVICE void run_packed(const Arguments& the, Shared& shared, const Work& work, i
 DEVICE void run_own(const Arguments& the, const Work& work, int head, int begin, int end, i64 run) {
   const int lane = lane_id(), g = lane >> 2;
   const i64 page = the.segments.tail_page[work.sequence * the.segments.tail_stride];
-  const Element* tail = (const Element*)the.tail.at(page, head);
-  const OwnRows keys = {tail, the.keys.at(work.token, head), work.rows - 1};
-  const OwnRows values = {tail + HEAD_DIM, the.values.at(work.token, head), work.rows - 1};
+  const Element* tail = (const Element*)the.tail.at(page, head / the.sharing);
+  const Element* key = the.keys.at(work.token, head / the.sharing);
+  const Element* value = the.values.at(work.token, head / the.sharing);
+  const OwnRows keys = {tail, key, work.rows - 1};
+  const OwnRows values = {tail + HEAD_DIM, value, work.rows - 1};
   const bool asked = g < GROUP;
   const Element* query = the.query.at(work.token, head * GROUP + (asked ? g : 0));
   Softmax softmax;
@@ -297,7 +300,7 @@ combine(const __grid_constant__ Arguments the) {
   share(joined, shared[warp]);
   if (the.joiners > 1) __syncthreads();
   if (joiner || !work.rows) return;
-  if (column == 0) write_tail(the, work, head);
+  if (query_head % (GROUP * the.sharing) == 0) write_tail(the, work, head / the.sharing);
 
   for (int i = 1; i < the.joiners; i++) add_shared(shared[warp + i], joined);
   __syncwarp();

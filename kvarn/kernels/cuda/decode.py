@@ -8,7 +8,7 @@ import torch
 from kvarn.format.layout import TileLayout
 from kvarn.kernels.batch import LayerCache
 from kvarn.kernels.cuda.program import JOIN_WARPS, Program, load
-from kvarn.kernels.cuda.source import Variant, is_supported
+from kvarn.kernels.cuda.source import Variant, is_supported, sharing
 from kvarn.kernels.triton.arguments import Attention
 from kvarn.kernels.triton.memory import scratch
 from kvarn.kernels.triton.step import Step
@@ -65,6 +65,7 @@ class _Arguments(ctypes.Structure):
         ("joins", ctypes.c_void_p),
         ("out", _Rows),
         ("heads", ctypes.c_int),
+        ("sharing", ctypes.c_int),
         ("factor", ctypes.c_float),
         ("cap", ctypes.c_float),
         ("warps", ctypes.c_int),
@@ -88,27 +89,34 @@ def attend_single_tokens(step: Step, cache: LayerCache, attention: Attention) ->
     query = attention.query
     if not is_supported(cache.layout, query.dtype, group=attention.group):
         return False
-    variant = Variant(
-        cache.layout, query.dtype, group=attention.group, soft_cap=attention.soft_cap != 0
-    )
-    launch(load(variant, query.device), step, cache, attention)
+    launch(load(variant_for(cache, attention), query.device), step, cache, attention)
     return True
+
+
+def variant_for(cache: LayerCache, attention: Attention) -> Variant:
+    """What a layer's program is compiled for."""
+    group = attention.group // sharing(attention.group)
+    return Variant(
+        cache.layout, attention.query.dtype, group=group, soft_cap=attention.soft_cap != 0
+    )
 
 
 def make_ready(layout: TileLayout, query: torch.Tensor, *, group: int) -> None:
     """Compile and load the program for queries of this type and device, if there is one."""
     if is_supported(layout, query.dtype, group=group):
-        load(Variant(layout, query.dtype, group=group, soft_cap=False), query.device)
+        variant = Variant(layout, query.dtype, group=group // sharing(group), soft_cap=False)
+        load(variant, query.device)
 
 
 def launch(program: Program, step: Step, cache: LayerCache, attention: Attention) -> None:
     """Launch a program for as many segments at a time as there is room for results of."""
-    heads = attention.keys.shape[1]
+    heads = attention.keys.shape[1] * sharing(attention.group)
     memory = scratch(attention.query.device).partial()
-    run = attention.group * (attention.query.shape[2] + 1)
+    group = attention.query.shape[1] // heads
+    run = group * (attention.query.shape[2] + 1)
     at_once = (len(memory) - program.warps * run) // (heads * (2 * run + _JOIN_WORDS))
     sums = heads * at_once * _JOIN_WORDS
-    exponents = sums + (program.warps + 2 * heads * at_once) * (run - attention.group)
+    exponents = sums + (program.warps + 2 * heads * at_once) * (run - group)
     arguments = _Arguments(
         query=_rows(attention.query),
         keys=_rows(attention.keys),
@@ -120,6 +128,7 @@ def launch(program: Program, step: Step, cache: LayerCache, attention: Attention
         exponents=memory[exponents:].data_ptr(),
         out=_rows(attention.out),
         heads=heads,
+        sharing=sharing(attention.group),
         factor=attention.scale * (LOG2_E if attention.soft_cap == 0 else 1),
         cap=attention.soft_cap,
         warps=program.warps,

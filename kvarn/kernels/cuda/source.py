@@ -13,7 +13,10 @@ FOLDER = Path(__file__).parent
 MAIN = "decode.cu"
 
 COLUMNS = 8
-"""Queries of a product, and most query heads of a KV head."""
+"""Queries of a product."""
+
+MOST_SHARING = 4
+"""Groups of queries of a KV head, each of which reads its tiles, at most."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Variant:
     Attributes:
         layout: of the tiles, not raw.
         model: type of the model's activations, bfloat16 or float16.
-        group: query heads of a KV head.
+        group: queries that are attended together, up to :data:`COLUMNS` of a KV head's.
         soft_cap: whether scores are soft-capped.
     """
 
@@ -91,6 +94,13 @@ def is_supported(layout: TileLayout, model: torch.dtype, *, group: int) -> bool:
     return (
         not layout.format.is_raw
         and model in (torch.bfloat16, torch.float16)
-        and group <= COLUMNS
+        and sharing(group) <= MOST_SHARING
         and (layout.format.key_bits != 3 or layout.head_dim % 64 == 0)
+    )
+
+
+def sharing(group: int) -> int:
+    """Groups that a KV head's queries are cut into, all of one size."""
+    return next(
+        parts for parts in range(1, group + 1) if group <= parts * COLUMNS and group % parts == 0
     )

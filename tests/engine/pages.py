@@ -27,7 +27,7 @@ def compare_pages(
     """
     llm = start(model, options)
     seen: dict[str, list[torch.Tensor]] = {}
-    layers = _layers(llm, Attention)
+    layers = layers_of(llm, Attention)
     for layer in layers:
         layer.register_forward_pre_hook(
             lambda module, rows: seen.__setitem__(
@@ -43,7 +43,7 @@ def forget_pages(
 ) -> list[Any]:
     """Tokens of one prompt three times: fresh; from pages wiped to zero; from pages put back."""
     llm = start(model, options | {"enable_prefix_caching": True})
-    packed = [layer.kv_cache for layer in _layers(llm, Attention)]
+    packed = [layer.kv_cache for layer in layers_of(llm, Attention)]
     first = complete(llm, [prompt], tokens)
     kept = [pages.clone() for pages in packed]
     for pages in packed:
@@ -63,7 +63,7 @@ class PoisonedPool:
         self._pages = [
             layer.kv_cache.view(torch.uint8)
             for kind in (Attention, TailLayer)
-            for layer in _layers(llm, kind)
+            for layer in layers_of(llm, kind)
         ]
         self._fill([0])
 
@@ -83,26 +83,41 @@ class PoisonedPool:
             pages[blocks] = POISON
 
 
-def _layers(llm: LLM, kind: type) -> list[Any]:
+def tiles_of(
+    layer: Any, keys: torch.Tensor, values: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Complete tiles ``[n, H, 128, D]`` of the rows of a sequence, as the model made them."""
+    count, heads = len(keys) // TILE_TOKENS, layer.num_kv_heads
+    keys, values = (
+        rows.view(len(rows), heads, -1)[: count * TILE_TOKENS]
+        .view(count, TILE_TOKENS, heads, -1)
+        .transpose(1, 2)
+        for rows in (keys, values)
+    )
+    return keys, values
+
+
+def found_pages(
+    layer: Any, keys: torch.Tensor, values: torch.Tensor
+) -> tuple[torch.Tensor, list[int]]:
+    """A page for each of n tiles that holds the reference's bytes of it, and how many there are."""
+    want = encode(layer.impl.layout, quantise(layer.impl.layout, keys, values))
+    stored = layer.kv_cache.flatten(-2)
+    same = (stored[:, None] == want).all(dim=-1).all(dim=-1)
+    return stored[same.int().argmax(dim=0)], same.sum(dim=0).tolist()
+
+
+def layers_of(llm: LLM, kind: type) -> list[Any]:
+    """The engine's layers with a cache, of one class."""
     context = llm.llm_engine.vllm_config.compilation_config.static_forward_context
     return [layer for layer in context.values() if isinstance(layer, kind)]
 
 
 def _compare(layer: Any, keys: torch.Tensor, values: torch.Tensor) -> dict[str, Any]:
-    layout, pages = layer.impl.layout, layer.kv_cache
-    heads = layer.num_kv_heads
-    tiles = [
-        rows.view(len(rows), heads, -1)[: len(rows) // TILE_TOKENS * TILE_TOKENS]
-        .view(-1, TILE_TOKENS, heads, layout.head_dim)
-        .transpose(1, 2)
-        for rows in (keys, values)
-    ]
-    want = encode(layout, quantise(layout, *tiles))
-    stored = pages.flatten(-2)
-    same = (stored[:, None] == want).all(dim=-1).all(dim=-1)
-    found = stored[same.int().argmax(dim=0)]
+    layout, tiles = layer.impl.layout, tiles_of(layer, keys, values)
+    found, equal = found_pages(layer, *tiles)
     errors = [
         float((got - row).norm() / row.norm())
         for got, row in zip(dequantise(layout, decode(layout, found)), tiles, strict=True)
     ]
-    return {"pages": same.sum(dim=0).tolist(), "errors": errors, "bytes": layout.tile_bytes}
+    return {"pages": equal, "errors": errors, "bytes": layout.tile_bytes}

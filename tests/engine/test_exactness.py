@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.engine.lanes import once
 from tests.engine.prompts import K4V2, PROMPTS, RAW, prompt
 
 pytestmark = pytest.mark.serving
@@ -40,6 +41,22 @@ def test_chunks_of_a_prompt_change_nothing(generate: Generate) -> None:
     whole = generate([PROMPTS], **K4V2)
     chunked = generate([PROMPTS], max_num_batched_tokens=192, **K4V2)
     assert chunked["tokens"] == whole["tokens"]
+
+
+@once
+@pytest.mark.parametrize("cache_format", ["kvarn_k3v3_g128", "kvarn_k4v3_g128", "kvarn_k4v4_g128"])
+def test_the_other_formats_depend_as_little_on_batches_and_chunks(
+    generate: Generate, cache_format: str
+) -> None:
+    prompts, options = [prompt(length, length) for length in (70, 128, 300)], {"tokens": 20}
+    together, *alone = generate(
+        [prompts, *([each] for each in prompts)], kv_cache_dtype=cache_format, **options
+    )["tokens"]
+    chunked = generate(
+        [prompts], kv_cache_dtype=cache_format, max_num_batched_tokens=160, **options
+    )
+    assert [[tokens] for tokens in together] == alone
+    assert chunked["tokens"] == [together]
 
 
 def test_prefix_caching_changes_nothing(generate: Generate) -> None:

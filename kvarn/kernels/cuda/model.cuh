@@ -1,0 +1,22 @@
+// The type of the model's activations.
+#pragma once
+#include <arithmetic.cuh>
+
+typedef u16 Element;
+
+#ifdef MODEL_BFLOAT
+#define mma_model mma_bfloat
+#define multiply_add_model multiply_add_bfloat
+constexpr u32 ONE = 0x3f80, EXPONENTS = 0x7f807f80, EXPONENT_ONE = 0x00800080;
+#else
+#define mma_model mma_half
+#define multiply_add_model multiply_add_half
+constexpr u32 ONE = 0x3c00, EXPONENTS = 0x7c007c00, EXPONENT_ONE = 0x04000400;
+#endif
+
+// Take elements that are not finite, whose exponents are all ones, for zero; returns how many.
+DEVICE int clean(u32& pair) {
+  const u32 carried = ((pair & EXPONENTS) + EXPONENT_ONE) & 0x80008000;
+  pair &= ~((carried >> 15) * 0xffff);
+  return __popc(carried);
+}

@@ -1,0 +1,274 @@
+"""Tiles that a step completes, from the model's keys and values straight into their pages."""
+
+import ctypes
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import torch
+
+from kvarn.format import reference
+from kvarn.format.layout import TILE_TOKENS, TileLayout
+from kvarn.kernels.batch import NULL_PAGE, LayerCache
+from kvarn.kernels.cuda.program import binary_of, launch_function, load_function
+from kvarn.kernels.triton.step import Step
+
+MAIN = "store.cu"
+
+BLOCKS = 256
+"""Blocks that keep a large GPU busy; in a step of single tokens there are hardly more.
+
+Few of its segments complete a tile, and a block without work still takes its turn."""
+
+LANES = 32
+"""Segments of one block, at most."""
+
+_MOST_SLAB = 256
+"""Channels that are in shared memory at once, at most."""
+
+_SLAB = 128
+"""Channels that are in shared memory at once, where a tile has more."""
+
+_GROUPS = 8
+"""Groups of a tile's tokens, each the work of as many threads as there are four channels."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a program is compiled for.
+
+    Attributes:
+        layout: of the tiles, not raw.
+        model: type of the model's activations, bfloat16 or float16.
+    """
+
+    layout: TileLayout
+    model: torch.dtype
+
+    @property
+    def slab(self) -> int:
+        """Channels that are in shared memory at once."""
+        head_dim = self.layout.head_dim
+        return head_dim if head_dim <= _MOST_SLAB else _SLAB
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block: one for four channels of each group of tokens."""
+        return _GROUPS * self.slab // 4
+
+    @property
+    def shared_bytes(self) -> int:
+        """Size of slab.cuh's `Shared`."""
+        head_dim, slab = self.layout.head_dim, self.slab
+        first_bank = 8 if self.threads < 256 else 16
+        row = (slab + 31 - first_bank) // 32 * 32 + first_bank
+        codes = 4 * (head_dim // 4 * (TILE_TOKENS // 4 + 1) + 8)
+        return 4 * (TILE_TOKENS * (row + 4) + 3 * _GROUPS * slab + 4 * head_dim + codes)
+
+    @property
+    def constants(self) -> Mapping[str, int | str]:
+        """Preprocessor definitions; offsets are bytes."""
+        layout = self.layout
+        bits = {"KEY": layout.format.key_bits, "VALUE": layout.format.value_bits}
+        steps = {of: reference.RANGE[b] / reference.middle(b) for of, b in bits.items()}
+        types = {"MODEL_BFLOAT": 1} if self.model == torch.bfloat16 else {}
+        offsets = {name.upper(): field.offset_bytes for name, field in layout.fields.items()}
+        return (
+            types
+            | offsets
+            | {
+                "HEAD_DIM": layout.head_dim,
+                "KEY_BITS": bits["KEY"],
+                "VALUE_BITS": bits["VALUE"],
+                "KEY_STEP": f"{steps['KEY']!r}f",
+                "VALUE_STEP": f"{steps['VALUE']!r}f",
+                "PASSES": reference.PASSES,
+                "NULL_PAGE": NULL_PAGE,
+                "ROTATION_BLOCK": layout.rotation_block,
+                "ROTATION_NORM": f"{layout.rotation_block**-0.5!r}f",
+                "SHARED_BYTES": self.shared_bytes,
+                "RESIDENT": 2 if self.slab <= _SLAB and layout.head_dim == self.slab else 1,
+            }
+        )
+
+
+class _Rows(ctypes.Structure):
+    _fields_ = (
+        ("pointer", ctypes.c_void_p),
+        ("token_stride", ctypes.c_int64),
+        ("head_stride", ctypes.c_int64),
+    )
+
+
+class _Pages(ctypes.Structure):
+    _fields_ = (
+        ("pointer", ctypes.c_void_p),
+        ("page_stride", ctypes.c_int64),
+        ("head_stride", ctypes.c_int64),
+    )
+
+
+class _Segments(ctypes.Structure):
+    _fields_ = (
+        ("starts", ctypes.c_void_p),
+        ("lengths", ctypes.c_void_p),
+        ("sequence", ctypes.c_void_p),
+        ("tile", ctypes.c_void_p),
+        ("table", ctypes.c_void_p),
+        ("table_stride", ctypes.c_int64),
+        ("tail_page", ctypes.c_void_p),
+        ("tail_stride", ctypes.c_int64),
+        ("count", ctypes.c_int),
+    )
+
+
+class _Arguments(ctypes.Structure):
+    """Those of store.cu."""
+
+    _fields_ = (
+        ("keys", _Rows),
+        ("values", _Rows),
+        ("tail", _Pages),
+        ("packed", _Pages),
+        ("segments", _Segments),
+        ("faults", ctypes.c_void_p),
+    )
+
+
+class Program(Protocol):
+    """A kernel that can be launched."""
+
+    def store(self, arguments: ctypes.Structure, grid: tuple[int, int]) -> None:
+        """Launch `store`."""
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    variant: Variant
+    device: torch.device
+    function: Any
+
+    def store(self, arguments: ctypes.Structure, grid: tuple[int, int]) -> None:
+        launch_function(
+            self.function,
+            arguments,
+            device=self.device,
+            grid=grid,
+            threads=self.variant.threads,
+            shared_bytes=self.variant.shared_bytes,
+        )
+
+
+def store_tiles(
+    step: Step,
+    cache: LayerCache,
+    *,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    faults: torch.Tensor | None = None,
+) -> bool:
+    """Store the tiles that a step completes, if there is a program for it.
+
+    Tiles of dummy sequences are left alone.
+
+    Args:
+        step: the batch; its tensors are int32.
+        cache: the layer's pages; the tails as the step found them.
+        keys: ``[tokens, H, D]`` of the new tokens, as the model made them; channels contiguous.
+        values: likewise.
+        faults: int64 ``[1]``; the number of elements that are not finite is added. They count as
+            zero.
+
+    Returns:
+        whether it was done; if not, nothing was.
+    """
+    if not is_supported(cache.layout, keys.dtype):
+        return False
+    program = load(Variant(cache.layout, keys.dtype), keys.device)
+    launch(program, step, cache, keys=keys, values=values, faults=faults)
+    return True
+
+
+def make_store_ready(layout: TileLayout, keys: torch.Tensor) -> None:
+    """Compile and load the program for keys of this type and device, if there is one."""
+    if is_supported(layout, keys.dtype):
+        load(Variant(layout, keys.dtype), keys.device)
+
+
+def is_supported(layout: TileLayout, model: torch.dtype) -> bool:
+    """Whether there is a program for these tiles and the model's type."""
+    return not layout.format.is_raw and model in (torch.bfloat16, torch.float16)
+
+
+@cache
+def load(variant: Variant, device: torch.device) -> Program:
+    """Compile a program for a device and load it there.
+
+    Raises:
+        RuntimeError: the compiler or the driver refuses it.
+    """
+    properties = torch.cuda.get_device_properties(device)
+    binary = binary_of(MAIN, variant.constants, f"sm_{properties.major}{properties.minor}")
+    return _Loaded(variant, device, load_function(binary, "store", device, variant.shared_bytes))
+
+
+def launch(
+    program: Program,
+    step: Step,
+    cache: LayerCache,
+    *,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    faults: torch.Tensor | None,
+) -> None:
+    """Launch a program. Arguments are those of :func:`store_tiles`."""
+    heads = cache.packed.shape[1]
+    arguments = _Arguments(
+        keys=_rows(keys),
+        values=_rows(values),
+        tail=_pages(cache.tail),
+        packed=_pages(cache.packed),
+        segments=_segments(step, cache),
+        faults=None if faults is None else faults.data_ptr(),
+    )
+    program.store(arguments, (_blocks(step, heads), 2 * heads))
+
+
+def _blocks(step: Step, heads: int) -> int:
+    """Blocks that share the segments of a head's keys."""
+    single = step.segment_sequence is None
+    each = min(max(step.segments * heads * 2 // BLOCKS, 1), LANES) if single else 1
+    return -(-step.segments // each)
+
+
+def _rows(rows: torch.Tensor) -> _Rows:
+    return _Rows(rows.data_ptr(), rows.stride(0), rows.stride(1))
+
+
+def _pages(pages: torch.Tensor) -> _Pages:
+    size = pages.element_size()
+    return _Pages(pages.data_ptr(), pages.stride(0) * size, pages.stride(1) * size)
+
+
+def _segments(step: Step, cache: LayerCache) -> _Segments:
+    batch = step.batch
+    return _Segments(
+        starts=_integers(batch.starts),
+        lengths=_integers(batch.lengths),
+        sequence=_integers(step.segment_sequence),
+        tile=_integers(step.segment_tile),
+        table=_integers(batch.table),
+        table_stride=batch.table.stride(0),
+        tail_page=_integers(cache.tail_page),
+        tail_stride=cache.tail_page.stride(0),
+        count=step.segments,
+    )
+
+
+def _integers(tensor: torch.Tensor | None) -> int | None:
+    if tensor is None:
+        return None
+    if tensor.dtype != torch.int32:
+        raise TypeError(f"the batch must be int32, and a tensor of it is {tensor.dtype}")
+    return tensor.data_ptr()

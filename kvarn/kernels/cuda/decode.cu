@@ -32,7 +32,6 @@ struct Pages {
 struct Partial {
   float* sums;
   float* exponents;
-  Join* joins;  // [segments, heads]
 };
 
 struct Arguments {
@@ -74,60 +73,82 @@ DEVICE void store_run(const Partial& partial, i64 run, const Softmax& softmax, S
   }
 }
 
-// Packed tiles begin to end of a sequence; `phase` is that of the barriers.
-DEVICE void run_packed(const Arguments& the, Shared& shared, const Work& work, int head, int begin,
-                       int end, i64 run, u32& phase) {
-  const int lane = lane_id();
-  const int* pages = the.segments.table + work.sequence * the.segments.table_stride;
-  if (lane == 0) {
-    const u8* tile = the.packed.at(pages[begin], head / the.sharing);
-    copy_bytes(shared.keys, tile, KEY_BYTES, &shared.loaded[0]);
-    copy_bytes(shared.values, tile + KEY_BYTES, VALUE_BYTES, &shared.loaded[1]);
+// A warp on its piece: where it is, and the next packed tile that is to be loaded.
+struct Walk {
+  Position here, ahead;
+  u32 phase = 0;  // of the barriers
+
+  DEVICE Walk(const Position& begin) : here(begin), ahead(begin) {}
+
+  // The tile ahead; only one lane copies.
+  DEVICE const u8* tile(const Arguments& the) const {
+    if (ahead.left == 0 || lane_id()) return nullptr;
+    const int* pages = the.segments.table + ahead.work.sequence * the.segments.table_stride;
+    return the.packed.at(pages[ahead.unit], ahead.head / the.sharing);
   }
-  make_query_operands(the.query.at(work.token, head * GROUP), the.query.head_stride, (float*)shared.query);
+
+  DEVICE void go_ahead(const Arguments& the) {
+    if (ahead.left) ahead.skip(the.segments, the.heads, 1);
+    ahead.skip_own(the.segments, the.heads);
+  }
+};
+
+DEVICE void load_keys(Shared& shared, const u8* tile) {
+  if (tile) copy_bytes(shared.keys, tile, KEY_BYTES, &shared.loaded[0]);
+}
+
+DEVICE void load_values(Shared& shared, const u8* tile) {
+  if (tile) copy_bytes(shared.values, tile + KEY_BYTES, VALUE_BYTES, &shared.loaded[1]);
+}
+
+// So many packed tiles, the first of which is on the way.
+DEVICE void run_packed(const Arguments& the, Shared& shared, Walk& walk, int tiles, i64 run) {
+  const Position& here = walk.here;
+  make_query_operands(the.query.at(here.work.token, here.head * GROUP), the.query.head_stride,
+                      (float*)shared.query);
   Softmax softmax;
   PackedSums sums = {};
 #pragma unroll 1
-  for (int tile = begin; tile < end; tile++) {
-    const bool loads = lane == 0 && tile + 1 < end;
-    const u8* next = loads ? the.packed.at(pages[tile + 1], head / the.sharing) : nullptr;
-    barrier_wait(&shared.loaded[0], phase);
+  for (int tile = 0; tile < tiles; tile++) {
+    const u8* next = walk.tile(the);
+    barrier_wait(&shared.loaded[0], walk.phase);
     float scores[8][4];
     score_tile(shared.keys, shared.query, the.factor, scores);
     __syncwarp();
-    if (loads) copy_bytes(shared.keys, next, KEY_BYTES, &shared.loaded[0]);
+    load_keys(shared, next);
 #ifdef SOFT_CAP
 #pragma unroll
     for (int i = 0; i < 32; i++) scores[i / 4][i % 4] = as_exponent(scores[i / 4][i % 4], the.cap);
 #endif
     float weight[2], fade[2];
     softmax.weigh(scores, weight, fade);
-    barrier_wait(&shared.loaded[1], phase);
+    barrier_wait(&shared.loaded[1], walk.phase);
     add_tile(shared.values, scores, weight, fade, sums);
     __syncwarp();
-    if (loads) copy_bytes(shared.values, next + KEY_BYTES, VALUE_BYTES, &shared.loaded[1]);
-    phase ^= 1;
+    load_values(shared, next);
+    walk.go_ahead(the);
+    walk.phase ^= 1;
   }
   store_run(the.partial, run, softmax, [&](int column, float scale, float* channels) {
     store_packed(sums, column, scale, channels);
   });
 }
 
-// Slabs begin to end of a sequence's own tile.
-DEVICE void run_own(const Arguments& the, const Work& work, int head, int begin, int end, i64 run) {
-  const int lane = lane_id(), g = lane >> 2;
+// So many slabs of the own tile.
+DEVICE void run_own(const Arguments& the, const Position& here, int slabs, i64 run) {
+  const Work& work = here.work;
+  const int g = lane_id() >> 2, kv_head = here.head / the.sharing;
   const i64 page = the.segments.tail_page[work.sequence * the.segments.tail_stride];
-  const Element* tail = (const Element*)the.tail.at(page, head / the.sharing);
-  const Element* key = the.keys.at(work.token, head / the.sharing);
-  const Element* value = the.values.at(work.token, head / the.sharing);
-  const OwnRows keys = {tail, key, work.rows - 1};
-  const OwnRows values = {tail + HEAD_DIM, value, work.rows - 1};
+  const Element* tail = (const Element*)the.tail.at(page, kv_head);
+  const OwnRows keys = {tail, the.keys.at(work.token, kv_head), work.rows - 1};
+  const OwnRows values = {tail + HEAD_DIM, the.values.at(work.token, kv_head), work.rows - 1};
   const bool asked = g < GROUP;
-  const Element* query = the.query.at(work.token, head * GROUP + (asked ? g : 0));
+  const Element* query = the.query.at(work.token, here.head * GROUP + (asked ? g : 0));
   Softmax softmax;
   OwnSums sums = {};
-  attend_slabs(query, asked, keys, values, begin, end, work.rows, the.factor, the.cap, softmax,
-               sums);
+  const int begin = here.unit - work.tiles;
+  attend_slabs(query, asked, keys, values, begin, begin + slabs, work.rows, the.factor, the.cap,
+               softmax, sums);
   store_run(the.partial, run, softmax, [&](int column, float scale, float* channels) {
     store_own(sums, column, scale, channels);
   });
@@ -144,47 +165,34 @@ attend(const __grid_constant__ Arguments the) {
     barriers_visible();
   }
   __syncwarp();
-  const Segments& segments = the.segments;
-  const Line line((i64)the.heads * segments.units_before(segments.count), the.warps);
+  int before;
+  const Line line((i64)the.heads * the.segments.units(0, before), the.warps);
   const int piece = blockIdx.x;
   if (piece >= line.pieces) return;
-  i64 place = line.begin(piece);
-  const i64 end = line.begin(piece + 1);
-  int before;
-  int segment = segment_at(segments, (int)(place / the.heads), before);
+  Walk walk(position(the.segments, line, piece, the.heads));
+  walk.ahead.skip_own(the.segments, the.heads);
+  const u8* first = walk.tile(the);
   await_last_kernel();
   release_next_kernel();
-  u32 phase = 0;
+  load_keys(shared, first);
+  load_values(shared, first);
+  walk.go_ahead(the);
 #pragma unroll 1
-  while (place < end) {
-    const Work work = segments.work(segment);
-    const int units_here = work.units();
-    const i64 first = (i64)before * the.heads;
-    if (place == first + (i64)units_here * the.heads) {
-      before += units_here;
-      segment++;
-      continue;
-    }
-    const int head = (int)((place - first) / units_here);
-    const int unit = (int)((place - first) % units_here);
-    const bool own = unit >= work.tiles;
-    if (unit == 0 && lane_id() == 0)
-      the.partial.joins[segment * the.heads + head] =
-          join_of(line, place, work, segment, head, the.heads);
-    const int last = own ? units_here : work.tiles;
-    const int stop = (int)min((i64)last, unit + (end - place));
-    const i64 run = run_index(piece, segment, head, the.heads, own);
-    if (own)
-      run_own(the, work, head, unit - work.tiles, stop - work.tiles, run);
+  while (walk.here.left) {
+    const Position& here = walk.here;
+    const int length = here.run();
+    const i64 run = run_index(piece, here.segment, here.head, the.heads, here.is_own());
+    if (here.is_own())
+      run_own(the, here, length, run);
     else
-      run_packed(the, shared, work, head, unit, stop, run, phase);
-    place += stop - unit;
+      run_packed(the, shared, walk, length, run);
+    walk.here.skip(the.segments, the.heads, length);
   }
 }
 
 constexpr int JOIN_WARPS = 8;                            // of a block of `combine`
 constexpr int LANE_PAIRS = (HEAD_DIM / 2 + 31) / 32;
-constexpr int AT_ONCE = 4;                               // runs that are on their way
+constexpr int AT_ONCE = 8;                               // runs that are on their way
 
 // Sums of runs, as pairs of neighbouring channels: of histories in their rotation, of own tiles.
 struct Joined {
@@ -211,17 +219,18 @@ struct Joined {
 };
 
 // Join every `joiners`-th run of a query, from one on.
-DEVICE void join_runs(const Partial& partial, const Join& join, int column, int first, int joiners,
-                      Joined& joined) {
-  const int count = join.packed.count + join.own.count;
+DEVICE void join_runs(const Partial& partial, const Runs& packed, const Runs& own, int column,
+                      int first, int joiners, Joined& joined) {
+  const int count = packed.count + own.count;
 #pragma unroll 1
   for (int begin = first; begin < count; begin += AT_ONCE * joiners) {
     float2 sums[AT_ONCE][LANE_PAIRS];
     float exponents[AT_ONCE];
 #pragma unroll
     for (int i = 0; i < AT_ONCE; i++) {
-      const int index = min(begin + i * joiners, count - 1), own = index - join.packed.count;
-      const i64 run = own < 0 ? join.packed.first + index : join.own.first + own;
+      const int index = min(begin + i * joiners, count - 1);
+      const i64 run = index < packed.count ? packed.first + index
+                                           : own.first + index - packed.count;
       exponents[i] = partial.exponents[run * GROUP + column];
       const float2* pairs = (const float2*)(partial.sums + (run * GROUP + column) * HEAD_DIM);
 #pragma unroll
@@ -231,7 +240,7 @@ DEVICE void join_runs(const Partial& partial, const Join& join, int column, int 
 #pragma unroll
     for (int i = 0; i < AT_ONCE; i++) {
       const int index = begin + i * joiners;
-      joined.add(sums[i], index < count ? exponents[i] : NOTHING, index >= join.packed.count);
+      joined.add(sums[i], index < count ? exponents[i] : NOTHING, index >= packed.count);
     }
   }
 }
@@ -292,11 +301,15 @@ combine(const __grid_constant__ Arguments the) {
   const int segment = query / (the.heads * GROUP), query_head = query % (the.heads * GROUP);
   const int head = query_head / GROUP, column = query_head % GROUP;
   const Work work = the.segments.work(segment);
+  int before;
+  const Line line((i64)the.heads * the.segments.units(segment, before), the.warps);
+  const i64 begin = (i64)the.heads * before + head * work.units();
+  const int index = run_index(0, segment, head, the.heads, false);
+  const Runs packed = runs_of(line, begin, work.tiles, index);
+  const Runs own = runs_of(line, begin + work.tiles, work.slabs(), index + 1);
   await_last_kernel();
   Joined joined;
-  if (work.rows)
-    join_runs(the.partial, the.partial.joins[segment * the.heads + head], column, joiner,
-              the.joiners, joined);
+  if (work.rows) join_runs(the.partial, packed, own, column, joiner, the.joiners, joined);
   share(joined, shared[warp]);
   if (the.joiners > 1) __syncthreads();
   if (joiner || !work.rows) return;

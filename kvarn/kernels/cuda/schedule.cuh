@@ -44,13 +44,21 @@ struct Segments {
     return {number, end, index, starts[index + 1] - (length - number * TILE) + begin};
   }
 
-  // Units of a head in segments before `end`; the whole warp asks.
-  DEVICE int units_before(int end) const {
-    int units = 0;
-    for (int segment = lane_id(); segment < end; segment += 32) units += work(segment).units();
+  // Units of a head: of all segments, and of those before `end`; the whole warp asks.
+  DEVICE int units(int end, int& before) const {
+    int all = 0;
+    before = 0;
+    for (int segment = lane_id(); segment < count; segment += 32) {
+      const int units = work(segment).units();
+      all += units;
+      before += segment < end ? units : 0;
+    }
 #pragma unroll
-    for (int step = 1; step < 32; step *= 2) units += __shfl_xor_sync(0xffffffffu, units, step);
-    return units;
+    for (int step = 1; step < 32; step *= 2) {
+      all += __shfl_xor_sync(0xffffffffu, all, step);
+      before += __shfl_xor_sync(0xffffffffu, before, step);
+    }
+    return all;
   }
 };
 
@@ -85,33 +93,58 @@ struct Line {
   DEVICE int piece_of(i64 unit) const { return (int)(((unit + 1) * pieces - 1) / units); }
 };
 
-// The runs of a history and of an own tile: so many from an index on.
-struct Runs {
-  int first;
-  int count;
+// Where a warp is on its piece.
+struct Position {
+  int segment, head, unit;
+  int left;  // units of the piece from here on
+  Work work;
+
+  DEVICE bool is_own() const { return unit >= work.tiles; }
+
+  // Units up to the end of the run.
+  DEVICE int run() const { return min(left, (is_own() ? work.units() : work.tiles) - unit); }
+
+  // Go on by so many units of a run.
+  DEVICE void skip(const Segments& segments, int heads, int units) {
+    left -= units;
+    unit += units;
+    if (left == 0 || unit < work.units()) return;
+    unit = 0;
+    if (++head < heads) return;
+    head = 0;
+    do work = segments.work(++segment);
+    while (work.units() == 0);
+  }
+
+  DEVICE void skip_own(const Segments& segments, int heads) {
+    while (left && is_own()) skip(segments, heads, run());
+  }
 };
 
-// What `combine` must know of a segment's head.
-struct alignas(16) Join {
-  Runs packed;
-  Runs own;
-};
+// Where a piece begins.
+DEVICE Position position(const Segments& segments, const Line& line, int piece, int heads) {
+  const i64 place = line.begin(piece);
+  int before;
+  const int segment = segment_at(segments, (int)(place / heads), before);
+  const Work work = segments.work(segment);
+  const int units = (int)(place - (i64)before * heads);
+  return {segment, units / work.units(), units % work.units(),
+          (int)(line.begin(piece + 1) - place), work};
+}
 
 // Where a piece's run leaves its result; `own` says in which of the two the run lies.
 DEVICE int run_index(int piece, int segment, int head, int heads, bool own) {
   return piece + 2 * (segment * heads + head) + own;
 }
 
+// The runs of a history or of an own tile: so many from an index on.
+struct Runs {
+  int first;
+  int count;
+};
+
 DEVICE Runs runs_of(const Line& line, i64 begin, int length, int index) {
   if (length == 0) return {0, 0};
   const int first = line.piece_of(begin), last = line.piece_of(begin + length - 1);
   return {index + first, last - first + 1};
-}
-
-// Of a head whose units begin at a place on the line.
-DEVICE Join join_of(const Line& line, i64 begin, const Work& work, int segment, int head,
-                    int heads) {
-  const int index = run_index(0, segment, head, heads, false);
-  return {runs_of(line, begin, work.tiles, index),
-          runs_of(line, begin + work.tiles, work.slabs(), index + 1)};
 }

@@ -10,12 +10,13 @@ from functools import cache
 import pytest
 import torch
 
-from kvarn.format.layout import FORMATS, TILE_TOKENS, TileLayout
+from kvarn.format.layout import FORMATS, HEAD_DIMS, TILE_TOKENS, TileLayout
 from kvarn.format.packing import decode
 from kvarn.kernels.cuda import store
 from kvarn.kernels.cuda.program import binary_of
 from kvarn.kernels.cuda.store import MAIN, Program, Variant, launch, load, store_tiles
 from kvarn.kernels.triton.step import prepare
+from tests.kernels.compiled import SHARED_BYTES, Binary, look_into
 from tests.kernels.emulated import library
 from tests.kernels.steps import DEVICE, World
 from tests.kernels.test_triton_store import check_the_rest, check_tiles, pages
@@ -163,7 +164,25 @@ def test_others_are_left_to_triton() -> None:
         assert bool((world.packed == 255).all())
 
 
-@pytest.mark.parametrize("head_dim", [128, 512])
-def test_compiles_for_hopper(head_dim: int) -> None:
+def binary(head_dim: int, capability: int) -> Binary:
     variant = Variant(TileLayout(FORMATS["kvarn_k4v2_g128"], head_dim), torch.bfloat16)
-    assert binary_of(MAIN, variant.constants, "sm_90")
+    return look_into("store", binary_of(MAIN, variant.constants, f"sm_{capability}"))
+
+
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_stays_in_registers(head_dim: int) -> None:
+    assert binary(head_dim, 90).stack_bytes == 0
+
+
+@pytest.mark.parametrize("capability", [100, 120])
+def test_on_later_gpus_too(capability: int) -> None:
+    assert binary(128, capability).stack_bytes == 0
+
+
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_fits_into_shared_memory(head_dim: int) -> None:
+    """Twice up to 128 channels, so that one block computes while the other waits."""
+    for tile_format in FORMATS.values():
+        if not tile_format.is_raw:
+            asked = Variant(TileLayout(tile_format, head_dim), torch.bfloat16).shared_bytes
+            assert asked * (2 if head_dim <= 128 else 1) < SHARED_BYTES[90]

@@ -52,7 +52,7 @@ template <int COUNT>
 DEVICE void leave(Shared& shared, const float (&partial)[COUNT][4]) {
 #pragma unroll
   for (int i = 0; i < COUNT; i++)
-    store_four(&shared.partial[i][own_group()][4 * own_quad()], partial[i]);
+    store_four(shared.results(i, own_group()) + 4 * own_quad(), partial[i]);
   __syncthreads();
 }
 
@@ -61,14 +61,14 @@ DEVICE bool owns_channel() { return threadIdx.x < SLAB; }
 DEVICE float total(const Shared& shared, int which) {
   float sum = 0.f;
 #pragma unroll
-  for (int i = 0; i < GROUPS; i++) sum += shared.partial[which][i][threadIdx.x];
+  for (int i = 0; i < GROUPS; i++) sum += shared.results(which, i)[threadIdx.x];
   return sum;
 }
 
 DEVICE float highest(const Shared& shared, int which) {
-  float most = shared.partial[which][0][threadIdx.x];
+  float most = shared.results(which, 0)[threadIdx.x];
 #pragma unroll
-  for (int i = 1; i < GROUPS; i++) most = fmaxf(most, shared.partial[which][i][threadIdx.x]);
+  for (int i = 1; i < GROUPS; i++) most = fmaxf(most, shared.results(which, i)[threadIdx.x]);
   return most;
 }
 

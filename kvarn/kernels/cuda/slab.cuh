@@ -27,25 +27,36 @@ struct Token {
   float stored_inverse, stored_scale;  // float16 numbers
 };
 
+// Results of a group of tokens for each channel. There are up to three; where the codes are made
+// there is one, and they lie where the others were, if no slab follows.
+constexpr int RESULT_FLOATS = GROUPS * SLAB, CODES_BEGIN = RESULT_FLOATS * (SLABS == 1 ? 1 : 3);
+
 // Four tokens' codes of a channel are a word. Neighbouring words of a channel, every fourth channel
 // and neighbouring channels lie in different banks.
 constexpr int CODES_ROW = TILE / 4 + 1, CODES_QUARTER = HEAD_DIM / 4 * CODES_ROW + 8;
 
 struct Shared {
   float x[TILE][ROW];
-  float partial[3][GROUPS][SLAB];  // results of groups
   Token token[TILE];
   float inverse[HEAD_DIM];  // of the step between the lowest and the highest code
   float shift[HEAD_DIM];    // the mean in such steps, negative; before there are steps, the mean
   float square[HEAD_DIM];   // of the channel's scale
   float sum[HEAD_DIM];
-  u32 codes[4 * CODES_QUARTER];
+  float results_and_codes[CODES_BEGIN + 4 * CODES_QUARTER];
 
+  DEVICE float* results(int which, int group) {
+    return results_and_codes + which * RESULT_FLOATS + group * SLAB;
+  }
+  DEVICE const float* results(int which, int group) const {
+    return results_and_codes + which * RESULT_FLOATS + group * SLAB;
+  }
   DEVICE u32& codes_at(int channel, int four) {
-    return codes[(channel & 3) * CODES_QUARTER + (channel >> 2) * CODES_ROW + four];
+    return ((u32*)results_and_codes)[CODES_BEGIN + (channel & 3) * CODES_QUARTER +
+                                     (channel >> 2) * CODES_ROW + four];
   }
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "what a program asks for");
+static_assert(4 * CODES_QUARTER >= 2 * RESULT_FLOATS, "there is room for three results");
 
 DEVICE void load_four(const float* at, float (&four)[4]) {
   const float4 x = *(const float4*)at;

@@ -64,7 +64,8 @@ class Variant:
         first_bank = 8 if self.threads < 256 else 16
         row = (slab + 31 - first_bank) // 32 * 32 + first_bank
         codes = 4 * (head_dim // 4 * (TILE_TOKENS // 4 + 1) + 8)
-        return 4 * (TILE_TOKENS * (row + 4) + 3 * _GROUPS * slab + 4 * head_dim + codes)
+        results = _GROUPS * slab * (1 if slab == head_dim else 3)
+        return 4 * (TILE_TOKENS * (row + 4) + 4 * head_dim + results + codes)
 
     @property
     def constants(self) -> Mapping[str, int | str]:
@@ -183,7 +184,7 @@ def store_tiles(
     Returns:
         whether it was done; if not, nothing was.
     """
-    if not is_supported(cache.layout, keys.dtype):
+    if not is_supported(cache.layout, keys.dtype, keys.device):
         return False
     program = load(Variant(cache.layout, keys.dtype), keys.device)
     launch(program, step, cache, keys=keys, values=values, faults=faults)
@@ -192,13 +193,21 @@ def store_tiles(
 
 def make_store_ready(layout: TileLayout, keys: torch.Tensor) -> None:
     """Compile and load the program for keys of this type and device, if there is one."""
-    if is_supported(layout, keys.dtype):
+    if is_supported(layout, keys.dtype, keys.device):
         load(Variant(layout, keys.dtype), keys.device)
 
 
-def is_supported(layout: TileLayout, model: torch.dtype) -> bool:
-    """Whether there is a program for these tiles and the model's type."""
-    return not layout.format.is_raw and model in (torch.bfloat16, torch.float16)
+@cache
+def is_supported(layout: TileLayout, model: torch.dtype, device: torch.device) -> bool:
+    """Whether there is a program for these tiles and the model's type that the device has room for.
+
+    Consumer GPUs have half of the shared memory of the others, too little for large heads.
+    """
+    if layout.format.is_raw or model not in {torch.bfloat16, torch.float16}:
+        return False
+    properties = torch.cuda.get_device_properties(device)
+    room: int = properties.shared_memory_per_block_optin  # type: ignore[attr-defined]  # untyped
+    return Variant(layout, model).shared_bytes <= room
 
 
 @cache

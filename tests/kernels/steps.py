@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from kvarn.format.layout import TILE_TOKENS, TileLayout
-from kvarn.kernels.batch import Batch, LayerCache
+from kvarn.kernels.batch import Batch, Counts, LayerCache
 
 BLOCKS = 48
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -72,4 +72,5 @@ class World:
             tokens=int(counts.sum()),
             most_new=int(counts.max()),
             longest=max(ends),
+            counts=Counts(counts[1:].tolist(), ends + [0] * padding),
         )

@@ -144,6 +144,6 @@ def test_results_that_do_not_fit_into_memory_take_turns(monkeypatch: pytest.Monk
     crowded = small([260, 130])
     variant = Variant(crowded.layout, torch.float16, group=crowded.group, soft_cap=False)
     runs = program(variant, 3).warps + 2 * 2
-    monkeypatch.setattr(memory, "PARTIAL_BYTES", 4 * runs * 2 * 65)
+    monkeypatch.setattr(memory, "PARTIAL_BYTES", 4 * (runs * 2 * 65 + 2 * 4))
     crowded.run({0: (0, 259), 1: (0, 129)})
     check(crowded, {0: (259, 260), 1: (129, 130)})

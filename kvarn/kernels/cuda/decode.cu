@@ -32,6 +32,7 @@ struct Pages {
 struct Partial {
   float* sums;
   float* exponents;
+  Join* joins;  // [segments, heads]
 };
 
 struct Arguments {
@@ -165,8 +166,7 @@ attend(const __grid_constant__ Arguments the) {
     barriers_visible();
   }
   __syncwarp();
-  int before;
-  const Line line((i64)the.heads * the.segments.units(0, before), the.warps);
+  const Line line((i64)the.heads * the.segments.units(), the.warps);
   const int piece = blockIdx.x;
   if (piece >= line.pieces) return;
   Walk walk(position(the.segments, line, piece, the.heads));
@@ -182,6 +182,9 @@ attend(const __grid_constant__ Arguments the) {
     const Position& here = walk.here;
     const int length = here.run();
     const i64 run = run_index(piece, here.segment, here.head, the.heads, here.is_own());
+    if (here.unit == 0 && lane_id() == 0)
+      the.partial.joins[here.segment * the.heads + here.head] =
+          join_of(line, line.begin(piece + 1) - here.left, here, the.heads);
     if (here.is_own())
       run_own(the, here, length, run);
     else
@@ -192,7 +195,7 @@ attend(const __grid_constant__ Arguments the) {
 
 constexpr int JOIN_WARPS = 8;                            // of a block of `combine`
 constexpr int LANE_PAIRS = (HEAD_DIM / 2 + 31) / 32;
-constexpr int AT_ONCE = 8;                               // runs that are on their way
+constexpr int AT_ONCE = 4;                               // runs that are on their way
 
 // Sums of runs, as pairs of neighbouring channels: of histories in their rotation, of own tiles.
 struct Joined {
@@ -219,9 +222,9 @@ struct Joined {
 };
 
 // Join every `joiners`-th run of a query, from one on.
-DEVICE void join_runs(const Partial& partial, const Runs& packed, const Runs& own, int column,
-                      int first, int joiners, Joined& joined) {
-  const int count = packed.count + own.count;
+DEVICE void join_runs(const Partial& partial, const Join& join, int column, int first, int joiners,
+                      Joined& joined) {
+  const int count = join.packed.count + join.own.count;
 #pragma unroll 1
   for (int begin = first; begin < count; begin += AT_ONCE * joiners) {
     float2 sums[AT_ONCE][LANE_PAIRS];
@@ -229,8 +232,8 @@ DEVICE void join_runs(const Partial& partial, const Runs& packed, const Runs& ow
 #pragma unroll
     for (int i = 0; i < AT_ONCE; i++) {
       const int index = min(begin + i * joiners, count - 1);
-      const i64 run = index < packed.count ? packed.first + index
-                                           : own.first + index - packed.count;
+      const i64 run = index < join.packed.count ? join.packed.first + index
+                                                : join.own.first + index - join.packed.count;
       exponents[i] = partial.exponents[run * GROUP + column];
       const float2* pairs = (const float2*)(partial.sums + (run * GROUP + column) * HEAD_DIM);
 #pragma unroll
@@ -240,7 +243,7 @@ DEVICE void join_runs(const Partial& partial, const Runs& packed, const Runs& ow
 #pragma unroll
     for (int i = 0; i < AT_ONCE; i++) {
       const int index = begin + i * joiners;
-      joined.add(sums[i], index < count ? exponents[i] : NOTHING, index >= packed.count);
+      joined.add(sums[i], index < count ? exponents[i] : NOTHING, index >= join.packed.count);
     }
   }
 }
@@ -301,15 +304,11 @@ combine(const __grid_constant__ Arguments the) {
   const int segment = query / (the.heads * GROUP), query_head = query % (the.heads * GROUP);
   const int head = query_head / GROUP, column = query_head % GROUP;
   const Work work = the.segments.work(segment);
-  int before;
-  const Line line((i64)the.heads * the.segments.units(segment, before), the.warps);
-  const i64 begin = (i64)the.heads * before + head * work.units();
-  const int index = run_index(0, segment, head, the.heads, false);
-  const Runs packed = runs_of(line, begin, work.tiles, index);
-  const Runs own = runs_of(line, begin + work.tiles, work.slabs(), index + 1);
   await_last_kernel();
   Joined joined;
-  if (work.rows) join_runs(the.partial, packed, own, column, joiner, the.joiners, joined);
+  if (work.rows)
+    join_runs(the.partial, the.partial.joins[segment * the.heads + head], column, joiner,
+              the.joiners, joined);
   share(joined, shared[warp]);
   if (the.joiners > 1) __syncthreads();
   if (joiner || !work.rows) return;

@@ -15,6 +15,9 @@ from kvarn.kernels.triton.step import Step
 
 LOG2_E = 1.4426950408889634
 
+_JOIN_WORDS = 4
+"""Size of decode.cu's `Join`."""
+
 
 class _Rows(ctypes.Structure):
     _fields_ = (
@@ -59,6 +62,7 @@ class _Arguments(ctypes.Structure):
         ("segments", _Segments),
         ("sums", ctypes.c_void_p),
         ("exponents", ctypes.c_void_p),
+        ("joins", ctypes.c_void_p),
         ("out", _Rows),
         ("heads", ctypes.c_int),
         ("sharing", ctypes.c_int),
@@ -110,15 +114,17 @@ def launch(program: Program, step: Step, cache: LayerCache, attention: Attention
     memory = scratch(attention.query.device).partial()
     group = attention.query.shape[1] // heads
     run = group * (attention.query.shape[2] + 1)
-    at_once = (len(memory) - program.warps * run) // (2 * heads * run)
-    exponents = (program.warps + 2 * heads * at_once) * (run - group)
+    at_once = (len(memory) - program.warps * run) // (heads * (2 * run + _JOIN_WORDS))
+    sums = heads * at_once * _JOIN_WORDS
+    exponents = sums + (program.warps + 2 * heads * at_once) * (run - group)
     arguments = _Arguments(
         query=_rows(attention.query),
         keys=_rows(attention.keys),
         values=_rows(attention.values),
         tail=_pages(cache.tail),
         packed=_pages(cache.packed),
-        sums=memory.data_ptr(),
+        joins=memory.data_ptr(),
+        sums=memory[sums:].data_ptr(),
         exponents=memory[exponents:].data_ptr(),
         out=_rows(attention.out),
         heads=heads,

@@ -20,7 +20,7 @@ DEVICE float high_model(u32 pair) { return high_half(pair); }
 
 typedef u16 Element;  // of the model
 
-constexpr int SLAB = 32;                   // rows that are a unit of work
+constexpr int SLAB = 16;                   // rows of a product, and a unit of work
 constexpr int OWN_BLOCKS = HEAD_DIM / 16;  // products that cover the channels
 
 // Sums of own rows: rows g and g+8 of fragment i are channels g·D/8 + 2i and + 2i + 1.
@@ -122,12 +122,12 @@ DEVICE void attend_slabs(const Element* query, bool asked, const OwnRows& keys,
   if (AHEAD) key_rows.load(keys, begin * SLAB);
   if (AHEAD) value_rows.load(values, begin * SLAB);
 #pragma unroll 1
-  for (int row = begin * SLAB; row < stop; row += 16) {
-    const bool more = AHEAD && row + 16 < stop;
+  for (int row = begin * SLAB; row < stop; row += SLAB) {
+    const bool more = AHEAD && row + SLAB < stop;
     float scores[1][4] = {};
     if (!AHEAD) key_rows.load(keys, row);
     score_rows(query, asked, key_rows, scores[0]);
-    if (more) key_rows.load(keys, row + 16);
+    if (more) key_rows.load(keys, row + SLAB);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       const bool exists = row + g + i / 2 * 8 < count;
@@ -137,7 +137,7 @@ DEVICE void attend_slabs(const Element* query, bool asked, const OwnRows& keys,
     softmax.weigh(scores, weight, fade);
     if (!AHEAD) value_rows.load(values, row);
     add_rows(value_rows, scores[0], fade, sums);
-    if (more) value_rows.load(values, row + 16);
+    if (more) value_rows.load(values, row + SLAB);
   }
 }
 

@@ -1,8 +1,8 @@
 // Which warp does what.
 //
 // The work of a step is a line of units: segment by segment, head by head, the packed tiles of a
-// history and then slabs of the sequence's own tile, all of about the same bytes. Every warp takes
-// a piece of the line, all of one length, whatever the sequences' lengths are. Where histories and
+// history and then slabs of the sequence's own tile, which take about as long. Every warp takes a
+// piece of the line, all of one length, whatever the sequences' lengths are. Where histories and
 // own tiles meet the piece is cut: a run lies in one of them, and leaves a partial result of its
 // own, at an index that grows along the line.
 #pragma once
@@ -44,21 +44,13 @@ struct Segments {
     return {number, end, index, starts[index + 1] - (length - number * TILE) + begin};
   }
 
-  // Units of a head: of all segments, and of those before `end`; the whole warp asks.
-  DEVICE int units(int end, int& before) const {
-    int all = 0;
-    before = 0;
-    for (int segment = lane_id(); segment < count; segment += 32) {
-      const int units = work(segment).units();
-      all += units;
-      before += segment < end ? units : 0;
-    }
+  // Units of a head in all segments; the whole warp asks.
+  DEVICE int units() const {
+    int units = 0;
+    for (int segment = lane_id(); segment < count; segment += 32) units += work(segment).units();
 #pragma unroll
-    for (int step = 1; step < 32; step *= 2) {
-      all += __shfl_xor_sync(0xffffffffu, all, step);
-      before += __shfl_xor_sync(0xffffffffu, before, step);
-    }
-    return all;
+    for (int step = 1; step < 32; step *= 2) units += __shfl_xor_sync(0xffffffffu, units, step);
+    return units;
   }
 };
 
@@ -147,4 +139,17 @@ DEVICE Runs runs_of(const Line& line, i64 begin, int length, int index) {
   if (length == 0) return {0, 0};
   const int first = line.piece_of(begin), last = line.piece_of(begin + length - 1);
   return {index + first, last - first + 1};
+}
+
+// What `combine` must know of a segment's head.
+struct alignas(16) Join {
+  Runs packed;
+  Runs own;
+};
+
+// Of a head whose units begin at a place on the line.
+DEVICE Join join_of(const Line& line, i64 begin, const Position& here, int heads) {
+  const int index = run_index(0, here.segment, here.head, heads, false);
+  return {runs_of(line, begin, here.work.tiles, index),
+          runs_of(line, begin + here.work.tiles, here.work.slabs(), index + 1)};
 }

@@ -1,38 +1,29 @@
-"""Exactness on a GPU: `python -m bench.exactness [PART…] [--json FILE]`, with a real vLLM.
+"""One part in this process: `python -m bench.exactness.child PART`.
 
-What the tests show on a CPU, once more with compiled kernels. *raw*: tiles in float32 must give
-the tokens that Hugging Face's attention ranks first. *deep*, *shallow*: under a quantised format
-and ``VLLM_BATCH_INVARIANT=1``, which makes vLLM's own operations independent of the batch, tokens
-and their log-probabilities must not depend on the schedule by a single bit. The models are random;
-the shallow one's open tiles are larger than its packed pages. Each part has a process of its own,
-because that variable changes vLLM's products for good, and not for the better in float32.
-
-The status is 1 if something differs.
+Each verdict is printed as soon as it is known, on a line with a mark among what vLLM prints.
 """
 
 import gc
 import json
-import os
 import random
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
-import vllm
-from rich.console import Console
-from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 from vllm import LLM, SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
 
-MARK = "VERDICT "
+from bench.exactness.process import MARK
+from bench.exactness.verdict import Answer, Verdict, compare
+from kvarn.engine.plugin import register
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 VOCABULARY = 512
 TOKENS = 140
 DEEP, SHALLOW = 8, 2
@@ -44,45 +35,14 @@ ENGINE: Mapping[str, Any] = {
     "skip_tokenizer_init": True,
     "max_model_len": 2048,
     "max_num_seqs": 16,
-    "gpu_memory_utilization": 0.3,
+    "gpu_memory_utilization": 0.2,
+    "kv_cache_memory_bytes": 2 << 30,  # or parts side by side would measure each other's memory
     "enforce_eager": True,
     "enable_prefix_caching": False,
 }
 CHUNKED: Mapping[str, Any] = {"max_num_batched_tokens": 192}
 
 Prompts = Sequence[list[int]]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model wrote to a prompt: tokens, and their log-probabilities."""
-
-    tokens: list[int]
-    surety: list[float]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Two runs compared.
-
-    Attributes:
-        name: what must be equal to what.
-        tokens: how many were compared.
-        differing: how many of them differ.
-        largest: difference between log-probabilities of equal tokens, in nats.
-        allowed: how large that may be.
-    """
-
-    name: str
-    tokens: int
-    differing: int
-    largest: float
-    allowed: float
-
-    @property
-    def holds(self) -> bool:
-        """Whether nothing differs by more than it may."""
-        return self.differing == 0 and self.largest <= self.allowed
 
 
 def prompts() -> Prompts:
@@ -176,24 +136,9 @@ def ranked_first(model: Any, asked: Prompts, given: Sequence[Answer]) -> list[An
     return ranked
 
 
-def compare(
-    name: str, one: Sequence[Answer], other: Sequence[Answer], *, allowed: float = 0.0
-) -> Verdict:
-    """Set two runs of the same prompts side by side."""
-    pairs = [
-        (left, right, sure, surer)
-        for first, second in zip(one, other, strict=True)
-        for left, right, sure, surer in zip(
-            first.tokens, second.tokens, first.surety, second.surety, strict=True
-        )
-    ]
-    equal = [abs(sure - surer) for left, right, sure, surer in pairs if left == right]
-    return Verdict(name, len(pairs), len(pairs) - len(equal), max(equal, default=0.0), allowed)
-
-
 def raw_tiles(folder: Path) -> Iterator[Verdict]:
     """Raw tiles against Hugging Face, whole prompts and chunks."""
-    model = write_model(folder, DEEP).cuda()
+    model = write_model(folder, DEEP).to(DEVICE)
     for name, options in {"whole prompts": {}, "chunks of 192": CHUNKED}.items():
         (given,) = with_engine(folder, "kvarn_raw_g128", once, dtype="float32", **options)
         ranked = ranked_first(model, prompts(), given)
@@ -225,63 +170,13 @@ PARTS: Mapping[str, Callable[[Path], Iterator[Verdict]]] = {
 }
 
 
-def in_own_process(part: str) -> Iterator[Verdict]:
-    """Verdicts of a part, as they come."""
-    code = f"from bench.exactness import report; report({part!r})"
-    environment = os.environ | {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_BATCH_INVARIANT": str(int(part != "raw")),
-    }
-    command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as running:
-        assert running.stdout
-        for line in running.stdout:
-            if line.startswith(MARK):
-                yield Verdict(**json.loads(line.removeprefix(MARK)))
-    if running.returncode:
-        raise click.ClickException(f"The part {part} ended with status {running.returncode}.")
-
-
 def report(part: str) -> None:
-    """Print the verdicts of a part, each on a line with a mark, beside what vLLM prints."""
+    """Print the verdicts of a part."""
     with tempfile.TemporaryDirectory() as folder:
         for verdict in PARTS[part](Path(folder)):
             print(MARK + json.dumps(asdict(verdict)), flush=True)
 
 
-@click.command()
-@click.argument("parts", nargs=-1, type=click.Choice(list(PARTS)))
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Write a record there.")
-def main(parts: Sequence[str], file: Path | None) -> None:
-    """Compare runs token for token; the status is 1 if something differs."""
-    found: list[Verdict] = []
-    for part in parts or PARTS:
-        for verdict in in_own_process(part):
-            click.echo(f"{verdict.name}: {'equal' if verdict.holds else 'DIFFERS'}", err=True)
-            found.append(verdict)
-            if file:
-                file.write_text(_record(found))
-    _print(found)
-    raise SystemExit(not all(verdict.holds for verdict in found))
-
-
-def _record(found: Sequence[Verdict]) -> str:
-    about = {
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "vllm": vllm.__version__,
-    }
-    rows = [{**asdict(verdict), "holds": verdict.holds} for verdict in found]
-    return json.dumps({**about, "runs": rows}, indent=1) + "\n"
-
-
-def _print(found: Sequence[Verdict]) -> None:
-    table = Table("runs", "tokens", "differ", "largest |Δ log p|", "")
-    for verdict in found:
-        row = (verdict.name, str(verdict.tokens), str(verdict.differing), f"{verdict.largest:.1e}")
-        table.add_row(*row, "equal" if verdict.holds else "DIFFERS")
-    Console(width=120).print(table)
-
-
 if __name__ == "__main__":
-    main()
+    register()  # whether or not the package is installed
+    report(sys.argv[1])

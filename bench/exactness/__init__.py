@@ -1,0 +1,1 @@
+"""Exactness of the whole engine on a GPU."""

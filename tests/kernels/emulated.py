@@ -19,24 +19,26 @@ class Emulated:
     """A program on the host.
 
     Attributes:
-        warps: of `attend`; blocks run one after another.
+        blocks: of `attend`; they run one after another.
+        partners: warps of each.
         library: the kernels' launchers.
     """
 
-    warps: int
+    blocks: int
+    partners: int
     library: ctypes.CDLL
 
     def attend(self, arguments: ctypes.Structure) -> None:
-        self.library.launch_attend(self.warps, 1, 32, ctypes.byref(arguments))
+        self.library.launch_attend(self.blocks, 1, 32 * self.partners, ctypes.byref(arguments))
 
     def combine(self, arguments: ctypes.Structure, blocks: int) -> None:
         self.library.launch_combine(blocks, 1, 32 * JOIN_WARPS, ctypes.byref(arguments))
 
 
 @cache
-def emulated(variant: Variant, warps: int) -> Emulated:
+def emulated(variant: Variant, blocks: int) -> Emulated:
     """Compile a program."""
-    return Emulated(warps, library("emulate.cpp", variant.constants))
+    return Emulated(blocks, variant.partners, library("emulate.cpp", variant.constants))
 
 
 def library(source: str, constants: Mapping[str, int | str]) -> ctypes.CDLL:

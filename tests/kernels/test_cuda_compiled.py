@@ -25,9 +25,9 @@ def test_attention_stays_in_registers(capability: int) -> None:
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_every_head_dimension_does(head_dim: int) -> None:
-    """All but the largest, whose sums alone take half of the registers."""
+    """Nearly: sums of many channels leave few registers to two warps that share a tile."""
     found = attend(90, variant("kvarn_k4v4_g128", head_dim, group=8))
-    assert found.stack_bytes <= (320 if head_dim == 512 else 0)
+    assert found.stack_bytes <= (256 if head_dim > 128 else 0)
 
 
 def test_a_packed_tile_takes_few_instructions() -> None:

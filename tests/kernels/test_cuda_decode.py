@@ -19,11 +19,11 @@ from tests.kernels.model import Model
 from tests.kernels.steps import DEVICE
 
 
-def program(variant: Variant, warps: int) -> Program:
-    return load(variant, DEVICE) if DEVICE.type == "cuda" else emulated(variant, warps)
+def program(variant: Variant, blocks: int) -> Program:
+    return load(variant, DEVICE) if DEVICE.type == "cuda" else emulated(variant, blocks)
 
 
-def attended(model: Model, batch: dict[int, tuple[int, int]], *, warps: int) -> torch.Tensor:
+def attended(model: Model, batch: dict[int, tuple[int, int]], *, blocks: int) -> torch.Tensor:
     """What the program makes of a step that the model has not made yet."""
 
     def joined(rows: list[torch.Tensor]) -> torch.Tensor:
@@ -40,13 +40,13 @@ def attended(model: Model, batch: dict[int, tuple[int, int]], *, warps: int) -> 
     )
     cache = model.cache(list(batch))
     variant = variant_for(cache, attention)
-    launch(program(variant, warps), triton.prepare(model.batch(batch)), cache, attention)
+    launch(program(variant, blocks), triton.prepare(model.batch(batch)), cache, attention)
     return attention.out
 
 
-def check(model: Model, batch: dict[int, tuple[int, int]], *, warps: int = 3) -> None:
+def check(model: Model, batch: dict[int, tuple[int, int]], *, blocks: int = 3) -> None:
     """Compare a step's single tokens with the reference, and make the step."""
-    got = attended(model, batch, warps=warps)
+    got = attended(model, batch, blocks=blocks)
     model.run(batch)
     want = torch.cat([model.out[member][slice(*chunk)] for member, chunk in batch.items()])
     single = torch.tensor(
@@ -70,9 +70,9 @@ def check(model: Model, batch: dict[int, tuple[int, int]], *, warps: int = 3) ->
         ("kvarn_k4v4_g128", 64, 12, torch.bfloat16),
     ],
 )
-@pytest.mark.parametrize("warps", [3, 40])
+@pytest.mark.parametrize("blocks", [3, 40])
 def test_single_tokens(
-    name: str, head_dim: int, group: int, dtype: torch.dtype, warps: int
+    name: str, head_dim: int, group: int, dtype: torch.dtype, blocks: int
 ) -> None:
     """Histories of none, one and several tiles; own tiles of one row, and full ones."""
     lengths = [390, 5, 256, 129]
@@ -80,7 +80,7 @@ def test_single_tokens(
     model.run({member: (0, length - 2) for member, length in enumerate(lengths)})
     for back in (2, 1):
         step = {member: (length - back, length - back + 1) for member, length in enumerate(lengths)}
-        check(model, step, warps=warps)
+        check(model, step, blocks=blocks)
 
 
 def small(lengths: list[int], **options: object) -> Model:
@@ -99,7 +99,7 @@ def test_tokens_are_kept_in_the_tails_unless_they_complete_them() -> None:
     kept = small([140, 128])
     kept.run({0: (0, 139), 1: (0, 127)})
     tails = kept.tail.clone()
-    attended(kept, {0: (139, 140), 1: (127, 128)}, warps=3)
+    attended(kept, {0: (139, 140), 1: (127, 128)}, blocks=3)
     page = int(kept.tail_page[0])
     tails[page, :, 11] = torch.cat([kept.keys[0][139], kept.values[0][139]], dim=-1)
     torch.testing.assert_close(kept.tail, tails, equal_nan=True, rtol=0, atol=0)
@@ -131,7 +131,7 @@ def test_a_tiny_soft_cap_weighs_all_tokens_alike() -> None:
     free = small([160])
     free.run({0: (0, 159)})
     capped.packed, capped.tail = free.packed, free.tail
-    got = attended(capped, {0: (159, 160)}, warps=3).float()
+    got = attended(capped, {0: (159, 160)}, blocks=3).float()
     keys, values = (rows[0].transpose(0, 1).float() for rows in (free.keys, free.values))
     _, stored = dequantise(free.layout, quantise(free.layout, keys[:, :128], values[:, :128]))
     want = torch.cat([stored, values[:, 128:]], dim=1).mean(1)
@@ -143,7 +143,7 @@ def test_results_that_do_not_fit_into_memory_take_turns(monkeypatch: pytest.Monk
     """Room for the runs of one segment of two heads."""
     crowded = small([260, 130])
     variant = Variant(crowded.layout, torch.float16, group=crowded.group, soft_cap=False)
-    runs = program(variant, 3).warps + 2 * 2
+    runs = program(variant, 3).blocks + 2 * 2
     monkeypatch.setattr(memory, "PARTIAL_BYTES", 4 * (runs * 2 * 65 + 2 * 4))
     crowded.run({0: (0, 259), 1: (0, 129)})
     check(crowded, {0: (259, 260), 1: (129, 130)})

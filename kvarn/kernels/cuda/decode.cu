@@ -2,8 +2,9 @@
 // `combine` joins them, and keeps the tokens in the tails. Each may begin while the kernel before it
 // ends: until then it reads of the batch what no kernel writes.
 //
-// A program of `attend` is one warp with a whole tile in shared memory. It waits for no other, and
-// its next tile is on the way while it computes: half of a tile is loaded as soon as it was read.
+// A program of `attend` is one warp, or two, with a whole tile in shared memory. It waits for no
+// other, and its next tile is on the way while it computes: half of a tile is loaded as soon as it
+// was read.
 #include "rotation.cuh"
 #include "schedule.cuh"
 #include "values.cuh"
@@ -28,7 +29,7 @@ struct Pages {
   }
 };
 
-// Results of runs: sums [runs, group, D], relative to the total, which is two to the exponent.
+// Results of runs, one of each partner: sums [·, group, D], relative to the total, which is two to the exponent.
 struct Partial {
   float* sums;
   float* exponents;
@@ -45,7 +46,7 @@ struct Arguments {
   int sharing;  // groups of a KV head
   float factor;  // of the scores: with log2(e) in it where no cap follows
   float cap;
-  int warps;    // of `attend`
+  int programs;  // of `attend`
   int joiners;  // warps of `combine` that share a query
 };
 
@@ -67,23 +68,24 @@ DEVICE void store_run(const Partial& partial, i64 run, const Softmax& softmax, S
   for (int i = 0; i < 2; i++) {
     const int column = 2 * (lane_id() & 3) + i;
     if (column >= GROUP) continue;
-    const i64 row = run * GROUP + column;
-    store(i, 1.f / softmax.total[i], partial.sums + row * HEAD_DIM);
+    const i64 row = (run * PARTNERS + partner()) * GROUP + column;
+    const bool any = softmax.total[i] > 0.f;  // partners may find nothing to do
+    store(i, any ? 1.f / softmax.total[i] : 0.f, partial.sums + row * HEAD_DIM);
     if (lane_id() < 4)
       partial.exponents[row] = softmax.peak[i] + log2_fast(softmax.total[i]);
   }
 }
 
-// A warp on its piece: where it is, and the next packed tile that is to be loaded.
+// A program on its piece: where it is, and the next packed tile that is to be loaded.
 struct Walk {
   Position here, ahead;
   u32 phase = 0;  // of the barriers
 
   DEVICE Walk(const Position& begin) : here(begin), ahead(begin) {}
 
-  // The tile ahead; only one lane copies.
+  // The tile ahead; only one thread copies.
   DEVICE const u8* tile(const Arguments& the) const {
-    if (ahead.left == 0 || lane_id()) return nullptr;
+    if (ahead.left == 0 || threadIdx.x) return nullptr;
     const int* pages = the.segments.table + ahead.work.sequence * the.segments.table_stride;
     return the.packed.at(pages[ahead.unit], ahead.head / the.sharing);
   }
@@ -113,19 +115,19 @@ DEVICE void run_packed(const Arguments& the, Shared& shared, Walk& walk, int til
   for (int tile = 0; tile < tiles; tile++) {
     const u8* next = walk.tile(the);
     barrier_wait(&shared.loaded[0], walk.phase);
-    float scores[8][4];
+    float scores[TOKEN_BLOCKS][4];
     score_tile(shared.keys, shared.query, the.factor, scores);
-    __syncwarp();
+    meet();
     load_keys(shared, next);
 #ifdef SOFT_CAP
 #pragma unroll
-    for (int i = 0; i < 32; i++) scores[i / 4][i % 4] = as_exponent(scores[i / 4][i % 4], the.cap);
+    for (int i = 0; i < TOKEN_BLOCKS * 4; i++) scores[i / 4][i % 4] = as_exponent(scores[i / 4][i % 4], the.cap);
 #endif
     float weight[2], fade[2];
     softmax.weigh(scores, weight, fade);
     barrier_wait(&shared.loaded[1], walk.phase);
     add_tile(shared.values, scores, weight, fade, sums);
-    __syncwarp();
+    meet();
     load_values(shared, next);
     walk.go_ahead(the);
     walk.phase ^= 1;
@@ -155,18 +157,18 @@ DEVICE void run_own(const Arguments& the, const Position& here, int slabs, i64 r
   });
 }
 
-// The grid is (warps), of one warp each.
-extern "C" __global__ void __launch_bounds__(32, RESIDENT)
+// The grid is (programs), of PARTNERS warps each.
+extern "C" __global__ void __launch_bounds__(32 * PARTNERS, RESIDENT)
 attend(const __grid_constant__ Arguments the) {
   DYNAMIC_SHARED(memory);
   Shared& shared = *(Shared*)memory;
-  if (lane_id() == 0) {
+  if (threadIdx.x == 0) {
     barrier_begin(&shared.loaded[0]);
     barrier_begin(&shared.loaded[1]);
     barriers_visible();
   }
-  __syncwarp();
-  const Line line((i64)the.heads * the.segments.units(), the.warps);
+  meet();
+  const Line line((i64)the.heads * the.segments.units(), the.programs);
   const int piece = blockIdx.x;
   if (piece >= line.pieces) return;
   Walk walk(position(the.segments, line, piece, the.heads));
@@ -182,7 +184,7 @@ attend(const __grid_constant__ Arguments the) {
     const Position& here = walk.here;
     const int length = here.run();
     const i64 run = run_index(piece, here.segment, here.head, the.heads, here.is_own());
-    if (here.unit == 0 && lane_id() == 0)
+    if (here.unit == 0 && threadIdx.x == 0)
       the.partial.joins[here.segment * the.heads + here.head] =
           join_of(line, line.begin(piece + 1) - here.left, here, the.heads);
     if (here.is_own())

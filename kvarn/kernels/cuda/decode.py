@@ -68,7 +68,7 @@ class _Arguments(ctypes.Structure):
         ("sharing", ctypes.c_int),
         ("factor", ctypes.c_float),
         ("cap", ctypes.c_float),
-        ("warps", ctypes.c_int),
+        ("programs", ctypes.c_int),
         ("joiners", ctypes.c_int),
     )
 
@@ -113,10 +113,10 @@ def launch(program: Program, step: Step, cache: LayerCache, attention: Attention
     heads = attention.keys.shape[1] * sharing(attention.group)
     memory = scratch(attention.query.device).partial()
     group = attention.query.shape[1] // heads
-    run = group * (attention.query.shape[2] + 1)
-    at_once = (len(memory) - program.warps * run) // (heads * (2 * run + _JOIN_WORDS))
+    run = program.partners * group * (attention.query.shape[2] + 1)
+    at_once = (len(memory) - program.blocks * run) // (heads * (2 * run + _JOIN_WORDS))
     sums = heads * at_once * _JOIN_WORDS
-    exponents = sums + (program.warps + 2 * heads * at_once) * (run - group)
+    exponents = sums + (program.blocks + 2 * heads * at_once) * (run - program.partners * group)
     arguments = _Arguments(
         query=_rows(attention.query),
         keys=_rows(attention.keys),
@@ -131,20 +131,20 @@ def launch(program: Program, step: Step, cache: LayerCache, attention: Attention
         sharing=sharing(attention.group),
         factor=attention.scale * (LOG2_E if attention.soft_cap == 0 else 1),
         cap=attention.soft_cap,
-        warps=program.warps,
+        programs=program.blocks,
     )
     for first in range(0, step.segments, at_once):
         count = min(at_once, step.segments - first)
         queries = count * attention.query.shape[1]
         arguments.segments = _segments(step, cache, first, count)
-        arguments.joiners = _joiners(program.warps, queries)
+        arguments.joiners = _joiners(program.blocks * program.partners, queries)
         program.attend(arguments)
         program.combine(arguments, -(-queries * arguments.joiners // JOIN_WARPS))
 
 
-def _joiners(warps: int, queries: int) -> int:
-    """Warps that join the runs of a query: about one for every four, a power of two."""
-    share = warps // queries // 4
+def _joiners(results: int, queries: int) -> int:
+    """Warps that join the results of a query: about one for every four, a power of two."""
+    share = results // queries // 4
     return min(max(1 << share.bit_length() - 1, 1) if share else 1, JOIN_WARPS)
 
 

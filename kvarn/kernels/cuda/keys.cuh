@@ -13,6 +13,21 @@ typedef Planes<KEY_BITS> Key;
 
 constexpr int TILE = 128;
 constexpr int COLUMNS = 8;  // queries of a product
+
+// A tile may be shared by two warps, partners, each of which takes half of its tokens.
+constexpr int QUARTERS = 4 / PARTNERS;    // of a tile, 32 tokens each, that a warp takes
+constexpr int TOKEN_BLOCKS = 2 * QUARTERS;  // products that cover those
+
+DEVICE int partner() { return PARTNERS == 1 ? 0 : threadIdx.x / 32; }
+DEVICE int first_token() { return partner() * QUARTERS * 32; }
+
+// Wait for the partner.
+DEVICE void meet() {
+  if (PARTNERS == 1)
+    __syncwarp();
+  else
+    __syncthreads();
+}
 constexpr int ROW_BYTES = HEAD_DIM * KEY_BITS / 8;  // of a token's codes
 constexpr int KEY_STEPS = (Key::WORDS + 15) / 16;    // products that cover a plane's channels
 
@@ -33,17 +48,17 @@ DEVICE int key_word_at(int step, int t) {
 DEVICE bool key_word_exists(int step, int t) { return key_word_at(step, t) < Key::WORDS; }
 DEVICE int key_word(int step, int t) { return min(key_word_at(step, t), Key::WORDS - 4); }
 
-// The token that is row r of half `half` of product `block` over a tile: then the tokens of lane t's
+// The token, from the warp's first one on, that is row r of half `half` of product `block`: then the tokens of lane t's
 // operand of the product with the values are eight neighbours of a row of theirs.
 DEVICE int token_of(int block, int half, int r) {
   return block / 2 * 32 + r / 2 * 8 + block % 2 * 4 + half * 2 + r % 2;
 }
 
-// Factors of the four tokens of a quarter of the tile that are row g of its products: of blocks
-// 2·quarter and 2·quarter + 1, both halves each.
+// Factors of the four tokens of a quarter that are row g of its products: of blocks 2·quarter and
+// 2·quarter + 1, both halves each.
 DEVICE void token_scales(const u8* scales, int quarter, float (&token)[4]) {
   const int g = lane_id() >> 2;
-  const uint4 eight = *(const uint4*)(scales + 2 * (quarter * 32 + g / 2 * 8));
+  const uint4 eight = *(const uint4*)(scales + 2 * (first_token() + quarter * 32 + g / 2 * 8));
   const u32 pairs[4] = {eight.x, eight.y, eight.z, eight.w};
 #pragma unroll
   for (int i = 0; i < 4; i++) token[i] = half_to_float((u16)(pairs[i] >> g % 2 * 16));
@@ -115,13 +130,15 @@ DEVICE void scaled_query(const u8* keys, const uint2* operands, int step,
   }
 }
 
-// Scores [128, 8] as the fragments of eight products; row r of half i of block b is
+// Scores of the warp's tokens as fragments of products: row r of half i of block b is
 // token_of(b, i, r).
-DEVICE void score_tile(const u8* keys, const uint2* operands, float factor, float (&scores)[8][4]) {
+DEVICE void score_tile(const u8* keys, const uint2* operands, float factor,
+                       float (&scores)[TOKEN_BLOCKS][4]) {
   const int lane = lane_id(), g = lane >> 2, t = lane & 3;
+  const u8* rows = keys + first_token() * ROW_BYTES;
   float shift[4] = {}, offset[4] = {};
 #pragma unroll
-  for (int block = 0; block < 8; block++)
+  for (int block = 0; block < TOKEN_BLOCKS; block++)
     scores[block][0] = scores[block][1] = scores[block][2] = scores[block][3] = 0.f;
 #pragma unroll
   for (int pair = 0; pair < STEP_PAIRS; pair++) {
@@ -129,10 +146,10 @@ DEVICE void score_tile(const u8* keys, const uint2* operands, float factor, floa
     scaled_query(keys, operands, 2 * pair, query[0], shift, offset);
     scaled_query(keys, operands, 2 * pair + 1, query[1], shift, offset);
 #pragma unroll
-    for (int block = 0; block < 8; block++) {
+    for (int block = 0; block < TOKEN_BLOCKS; block++) {
       KeyWords upper[2], lower[2];
-      key_words_of_pair(keys + token_of(block, 0, g) * ROW_BYTES, pair, t, upper);
-      key_words_of_pair(keys + token_of(block, 1, g) * ROW_BYTES, pair, t, lower);
+      key_words_of_pair(rows + token_of(block, 0, g) * ROW_BYTES, pair, t, upper);
+      key_words_of_pair(rows + token_of(block, 1, g) * ROW_BYTES, pair, t, lower);
       add_codes(scores[block], upper[0], lower[0], query[0]);
       add_codes(scores[block], upper[1], lower[1], query[1]);
     }
@@ -142,15 +159,15 @@ DEVICE void score_tile(const u8* keys, const uint2* operands, float factor, floa
     uint2 query[Key::COUNT];
     scaled_query(keys, operands, step, query, shift, offset);
 #pragma unroll
-    for (int block = 0; block < 8; block++)
-      add_codes(scores[block], key_words(keys + token_of(block, 0, g) * ROW_BYTES, step, t),
-                key_words(keys + token_of(block, 1, g) * ROW_BYTES, step, t), query);
+    for (int block = 0; block < TOKEN_BLOCKS; block++)
+      add_codes(scores[block], key_words(rows + token_of(block, 0, g) * ROW_BYTES, step, t),
+                key_words(rows + token_of(block, 1, g) * ROW_BYTES, step, t), query);
   }
   const float centre[2] = {shift[0] * (-Key::MIDDLE / SUBNORMAL),
                            shift[1] * (-Key::MIDDLE / SUBNORMAL)};
   const float mean[2] = {offset[0] * factor, offset[1] * factor};
 #pragma unroll
-  for (int quarter = 0; quarter < 4; quarter++) {
+  for (int quarter = 0; quarter < QUARTERS; quarter++) {
     float token[4];
     token_scales(keys + KEY_TOKEN_SCALE, quarter, token);
 #pragma unroll

@@ -112,22 +112,23 @@ DEVICE void add_rows(const ValueRows& values, const float (&weights)[4], const f
 // Whether there are registers for the next rows while these are attended.
 constexpr bool AHEAD = HEAD_DIM <= 192;
 
-// Take in slabs begin to end of a tile with `count` rows.
+// Take in the warp's share of slabs begin to end of a tile with `count` rows.
 DEVICE void attend_slabs(const Element* query, bool asked, const OwnRows& keys,
                          const OwnRows& values, int begin, int end, int count, float factor,
                          float cap, Softmax& softmax, OwnSums& sums) {
-  const int g = lane_id() >> 2, stop = min(end * SLAB, count);
+  const int g = lane_id() >> 2, first = (begin + partner()) * SLAB, step = PARTNERS * SLAB;
+  const int stop = min(end * SLAB, count);
   KeyRows key_rows;
   ValueRows value_rows;
-  if (AHEAD) key_rows.load(keys, begin * SLAB);
-  if (AHEAD) value_rows.load(values, begin * SLAB);
+  if (AHEAD) key_rows.load(keys, first);
+  if (AHEAD) value_rows.load(values, first);
 #pragma unroll 1
-  for (int row = begin * SLAB; row < stop; row += SLAB) {
-    const bool more = AHEAD && row + SLAB < stop;
+  for (int row = first; row < stop; row += step) {
+    const bool more = AHEAD && row + step < stop;
     float scores[1][4] = {};
     if (!AHEAD) key_rows.load(keys, row);
     score_rows(query, asked, key_rows, scores[0]);
-    if (more) key_rows.load(keys, row + SLAB);
+    if (more) key_rows.load(keys, row + step);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       const bool exists = row + g + i / 2 * 8 < count;
@@ -137,7 +138,7 @@ DEVICE void attend_slabs(const Element* query, bool asked, const OwnRows& keys,
     softmax.weigh(scores, weight, fade);
     if (!AHEAD) value_rows.load(values, row);
     add_rows(value_rows, scores[0], fade, sums);
-    if (more) value_rows.load(values, row + SLAB);
+    if (more) value_rows.load(values, row + step);
   }
 }
 

@@ -8,14 +8,10 @@ from typing import Any, Protocol
 
 import torch
 
-from kvarn.kernels.cuda.source import FOLDER, MAIN, Variant
+from kvarn.kernels.cuda.source import FOLDER, MAIN, MOST_RESIDENT, Variant
 
 OLDEST = (9, 0)
 """Compute capability of the first GPUs with bulk copies."""
-
-MOST_RESIDENT = 8
-"""Warps of `attend` that a multiprocessor runs side by side, at most."""
-
 
 JOIN_WARPS = 8
 """Warps of a block of `combine`."""
@@ -25,8 +21,12 @@ class Program(Protocol):
     """Kernels that can be launched."""
 
     @property
-    def warps(self) -> int:
-        """Warps of `attend` that the device runs side by side."""
+    def blocks(self) -> int:
+        """Blocks of `attend` that the device runs side by side."""
+
+    @property
+    def partners(self) -> int:
+        """Warps of each of them."""
 
     def attend(self, arguments: ctypes.Structure) -> None:
         """Launch `attend`."""
@@ -38,12 +38,13 @@ class Program(Protocol):
 @dataclass(frozen=True)
 class _Loaded:
     device: torch.device
-    warps: int
+    blocks: int
+    partners: int
     shared_bytes: int
     functions: dict[str, Any]
 
     def attend(self, arguments: ctypes.Structure) -> None:
-        self._launch("attend", arguments, self.warps, 32, self.shared_bytes)
+        self._launch("attend", arguments, self.blocks, 32 * self.partners, self.shared_bytes)
 
     def combine(self, arguments: ctypes.Structure, blocks: int) -> None:
         self._launch("combine", arguments, blocks, 32 * JOIN_WARPS, 0)
@@ -126,16 +127,16 @@ def load(variant: Variant, device: torch.device) -> Program:
         _checked(driver.cuFuncSetAttribute(functions["attend"], limit, variant.shared_bytes))
         (resident,) = _checked(
             driver.cuOccupancyMaxActiveBlocksPerMultiprocessor(
-                functions["attend"], 32, variant.shared_bytes
+                functions["attend"], 32 * variant.partners, variant.shared_bytes
             )
         )
-    warps = properties.multi_processor_count * min(resident, MOST_RESIDENT)
-    return _Loaded(device, warps, variant.shared_bytes, functions)
+    blocks = properties.multi_processor_count * min(resident, MOST_RESIDENT)
+    return _Loaded(device, blocks, variant.partners, variant.shared_bytes, functions)
 
 
 def compiled(variant: Variant, architecture: str) -> bytes:
     """The binary of a program; see :func:`binary_of`."""
-    return binary_of(MAIN, {**variant.constants, "RESIDENT": MOST_RESIDENT}, architecture)
+    return binary_of(MAIN, variant.constants, architecture)
 
 
 def binary_of(main: str, constants: Mapping[str, int | str], architecture: str) -> bytes:

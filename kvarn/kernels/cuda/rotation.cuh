@@ -34,31 +34,34 @@ DEVICE void turn(float* vectors, int thread, int threads, Wait wait) {
 // Queries of a group as operands of score_tile, in the memory that held them as floats.
 DEVICE void make_query_operands(const Element* queries, i64 head_stride, float* floats) {
   const int lane = lane_id(), g = lane >> 2, t = lane & 3;
+  constexpr int THREADS = 32 * PARTNERS, PLANES = Key::COUNT / PARTNERS;
 #pragma unroll 8
-  for (int i = lane; i < GROUP * (HEAD_DIM / 2); i += 32) {
+  for (int i = threadIdx.x; i < GROUP * (HEAD_DIM / 2); i += THREADS) {
     const int row = i / (HEAD_DIM / 2), pair = i % (HEAD_DIM / 2);
     const u32 two = ((const u32*)(queries + row * head_stride))[pair];
     ((float2*)floats)[i] =
         make_float2(low_model(two) * ROTATION_NORM, high_model(two) * ROTATION_NORM);
   }
-  __syncwarp();
-  turn<GROUP * HEAD_DIM>(floats, lane, 32, [] { __syncwarp(); });
-  uint2 operands[Key::COUNT][KEY_STEPS];
+  meet();
+  turn<GROUP * HEAD_DIM>(floats, threadIdx.x, THREADS, [] { meet(); });
+  const int first = partner() * PLANES;
+  uint2 operands[PLANES][KEY_STEPS];
 #pragma unroll
-  for (int plane = 0; plane < Key::COUNT; plane++)
+  for (int plane = 0; plane < PLANES; plane++)
 #pragma unroll
     for (int step = 0; step < KEY_STEPS; step++) {
-      const float* four = floats + g * HEAD_DIM + plane * Key::WORDS + key_word(step, t);
+      const float* four =
+          floats + g * HEAD_DIM + (first + plane) * Key::WORDS + key_word(step, t);
       const bool asked = g < GROUP && key_word_exists(step, t);
       operands[plane][step] = asked ? make_uint2(pack_half(four[0], four[1]),
                                                  pack_half(four[2], four[3]))
                                     : make_uint2(0, 0);
     }
-  __syncwarp();
+  meet();
 #pragma unroll
-  for (int plane = 0; plane < Key::COUNT; plane++)
+  for (int plane = 0; plane < PLANES; plane++)
 #pragma unroll
     for (int step = 0; step < KEY_STEPS; step++)
-      ((uint2*)floats)[(plane * KEY_STEPS + step) * 32 + lane] = operands[plane][step];
-  __syncwarp();
+      ((uint2*)floats)[((first + plane) * KEY_STEPS + step) * 32 + lane] = operands[plane][step];
+  meet();
 }

@@ -1,8 +1,8 @@
-// Which warp does what.
+// Which program, of one warp or two, does what.
 //
 // The work of a step is a line of units: segment by segment, head by head, the packed tiles of a
-// history and then slabs of the sequence's own tile, which take about as long. Every warp takes a
-// piece of the line, all of one length, whatever the sequences' lengths are. Where histories and
+// history and then slabs of the sequence's own tile, which take about as long. Every program
+// takes a piece of the line, all of one length, whatever the sequences' lengths are. Where histories and
 // own tiles meet the piece is cut: a run lies in one of them, and leaves a partial result of its
 // own, at an index that grows along the line.
 #pragma once
@@ -80,12 +80,12 @@ struct Line {
   i64 units;
   int pieces;
 
-  DEVICE Line(i64 units, int warps) : units(units), pieces((int)min(units, (i64)warps)) {}
+  DEVICE Line(i64 units, int programs) : units(units), pieces((int)min(units, (i64)programs)) {}
   DEVICE i64 begin(int piece) const { return units * piece / pieces; }
   DEVICE int piece_of(i64 unit) const { return (int)(((unit + 1) * pieces - 1) / units); }
 };
 
-// Where a warp is on its piece.
+// Where a program is on its piece.
 struct Position {
   int segment, head, unit;
   int left;  // units of the piece from here on
@@ -129,7 +129,8 @@ DEVICE int run_index(int piece, int segment, int head, int heads, bool own) {
   return piece + 2 * (segment * heads + head) + own;
 }
 
-// The runs of a history or of an own tile: so many from an index on.
+// The results of a history or of an own tile, one of each partner for every run: so many from an
+// index on.
 struct Runs {
   int first;
   int count;
@@ -138,7 +139,7 @@ struct Runs {
 DEVICE Runs runs_of(const Line& line, i64 begin, int length, int index) {
   if (length == 0) return {0, 0};
   const int first = line.piece_of(begin), last = line.piece_of(begin + length - 1);
-  return {index + first, last - first + 1};
+  return {(index + first) * PARTNERS, (last - first + 1) * PARTNERS};
 }
 
 // What `combine` must know of a segment's head.

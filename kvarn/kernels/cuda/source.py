@@ -15,6 +15,18 @@ MAIN = "decode.cu"
 COLUMNS = 8
 """Queries of a product."""
 
+MOST_RESIDENT = 8
+"""Programs that a multiprocessor runs side by side, at most."""
+
+MOST_WARPS = 12
+"""Warps that have 168 registers each, which is few enough for spills."""
+
+SHARED_BYTES = 233_472
+"""Shared memory of a multiprocessor of Hopper."""
+
+RESERVED_BYTES = 1024
+"""What it keeps of that for each program."""
+
 MOST_SHARING = 4
 """Groups of queries of a KV head, each of which reads its tiles, at most."""
 
@@ -36,8 +48,19 @@ class Variant:
     soft_cap: bool
 
     @property
+    def partners(self) -> int:
+        """Warps that share a tile: more where a multiprocessor has room for few tiles."""
+        return 2 if self.layout.head_dim > 128 else 1
+
+    @property
+    def resident(self) -> int:
+        """Programs that a multiprocessor of Hopper should run side by side."""
+        room = SHARED_BYTES // (self.shared_bytes + RESERVED_BYTES)
+        return min(MOST_RESIDENT, MOST_WARPS // self.partners, room)
+
+    @property
     def shared_bytes(self) -> int:
-        """Shared memory of a warp: a tile, queries, and two barriers.
+        """Shared memory of a program: a tile, queries, and two barriers.
 
         Queries are float32 while they are rotated, and then operands of products: eight columns of
         channels in float16, filled up in each plane to whole products.
@@ -68,6 +91,8 @@ class Variant:
             | {
                 "HEAD_DIM": layout.head_dim,
                 "GROUP": self.group,
+                "PARTNERS": self.partners,
+                "RESIDENT": self.resident,
                 "NULL_PAGE": NULL_PAGE,
                 "KEY_BITS": layout.format.key_bits,
                 "VALUE_BITS": layout.format.value_bits,

@@ -31,7 +31,7 @@ DEVICE int plane_of(int pair, int half) { return pair + half * PLANE_PAIRS; }
 
 // Eight neighbouring tokens of a word: lane t's operand of two steps.
 DEVICE uint4 value_words(const u8* values, int word, int quarter) {
-  return *(const uint4*)(values + 2 * (word * TILE + quarter * 32 + (lane_id() & 3) * 8));
+  return *(const uint4*)(values + 2 * (word * TILE + first_token() + quarter * 32 + (lane_id() & 3) * 8));
 }
 
 DEVICE uint4 high_words(const u8* values, int word, int quarter) {
@@ -43,9 +43,9 @@ DEVICE uint4 high_words(const u8* values, int word, int quarter) {
 }
 
 // Weights times their tokens' factors, as operands: [block][half] as keys.cuh numbers tokens.
-DEVICE void scaled_weights(const u8* values, const float (&weights)[8][4], u32 (&scaled)[8][2]) {
+DEVICE void scaled_weights(const u8* values, const float (&weights)[TOKEN_BLOCKS][4], u32 (&scaled)[TOKEN_BLOCKS][2]) {
 #pragma unroll
-  for (int quarter = 0; quarter < 4; quarter++) {
+  for (int quarter = 0; quarter < QUARTERS; quarter++) {
     float token[4];
     token_scales(values + VALUE_TOKEN_SCALE, quarter, token);
 #pragma unroll
@@ -58,11 +58,11 @@ DEVICE void scaled_weights(const u8* values, const float (&weights)[8][4], u32 (
 }
 
 // Products of a block's codes with the weights, in units of the planes.
-DEVICE void multiply_block(const u8* values, int block, const u32 (&scaled)[8][2],
+DEVICE void multiply_block(const u8* values, int block, const u32 (&scaled)[TOKEN_BLOCKS][2],
                            float (&products)[PLANE_PAIRS][4]) {
   const int word = value_word(block);
 #pragma unroll
-  for (int quarter = 0; quarter < 4; quarter++) {
+  for (int quarter = 0; quarter < QUARTERS; quarter++) {
     const uint4 words = value_words(values, word, quarter);
     const uint4 high = high_words(values, word, quarter);
     const u32(&early)[2] = scaled[2 * quarter];
@@ -100,13 +100,13 @@ DEVICE void channel_field(const u8* field, int block, float (&numbers)[PLANE_PAI
 //
 // `values` is the tile from its value codes on, and offsets count from there; `weight` are the sums
 // of the weights of the lane's two columns, over all rows.
-DEVICE void add_tile(const u8* values, const float (&weights)[8][4], const float (&weight)[2],
+DEVICE void add_tile(const u8* values, const float (&weights)[TOKEN_BLOCKS][4], const float (&weight)[2],
                      const float (&fade)[2], PackedSums& sums) {
-  u32 scaled[8][2];
+  u32 scaled[TOKEN_BLOCKS][2];
   scaled_weights(values, weights, scaled);
   float total[4] = {};
 #pragma unroll
-  for (int block = 0; block < 8; block++)
+  for (int block = 0; block < TOKEN_BLOCKS; block++)
     mma_half(total, ONES, ONES, ONES, ONES, scaled[block][0], scaled[block][1], total);
 #pragma unroll
   for (int block = 0; block < VALUE_BLOCKS; block++) {

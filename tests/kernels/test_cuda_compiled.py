@@ -32,7 +32,7 @@ def test_every_head_dimension_does(head_dim: int) -> None:
 
 def test_a_packed_tile_takes_few_instructions() -> None:
     """Most of the kernel is the loop over packed tiles."""
-    assert attend(90, variant("kvarn_k4v2_g128", 128)).instructions < 4200
+    assert attend(90, variant("kvarn_k4v2_g128", 128)).instructions < 5200
 
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)

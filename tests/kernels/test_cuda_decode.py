@@ -111,13 +111,13 @@ def test_dummy_sequences_and_rows_of_padding_are_left_alone() -> None:
     padded.run({0: (0, 139), 1: (0, 19)})
     padded.tail_page[1] = 0
     tail = padded.tail[0].clone()
-    batch = padded.batch({0: (139, 140), 1: (19, 20)}, padding=3)
+    batch = padded.batch({0: (139, 140), 1: (19, 20)}, padding=40)
     out = torch.full((5, *padded.query[0].shape[1:]), torch.nan, dtype=torch.float16, device=DEVICE)
     rows = (padded.query, padded.keys, padded.values)
     query, keys, values = (torch.cat([of[0][-1:], of[1][-1:], of[0][:3]]) for of in rows)
     attention = Attention(query, keys, values, out, scale=padded.scale, soft_cap=0.0)
     cache = padded.cache([0, 1])
-    cache.tail_page.resize_(5)[2:] = 0
+    cache.tail_page.resize_(42)[2:] = 0
     variant = Variant(padded.layout, torch.float16, group=padded.group, soft_cap=False)
     launch(program(variant, 3), triton.prepare(batch), cache, attention)
     assert bool(out[0].isfinite().all())

@@ -168,7 +168,9 @@ attend(const __grid_constant__ Arguments the) {
     barriers_visible();
   }
   meet();
-  const Line line((i64)the.heads * the.segments.units(), the.programs);
+  int before;
+  const Line line((i64)the.heads * the.segments.units(0, before), the.programs);
+  const bool tells = the.segments.count > FEW_SEGMENTS;
   const int piece = blockIdx.x;
   if (piece >= line.pieces) return;
   Walk walk(position(the.segments, line, piece, the.heads));
@@ -184,9 +186,10 @@ attend(const __grid_constant__ Arguments the) {
     const Position& here = walk.here;
     const int length = here.run();
     const i64 run = run_index(piece, here.segment, here.head, the.heads, here.is_own());
-    if (here.unit == 0 && threadIdx.x == 0)
+    if (tells && here.unit == 0 && threadIdx.x == 0)
       the.partial.joins[here.segment * the.heads + here.head] =
-          join_of(line, line.begin(piece + 1) - here.left, here, the.heads);
+          join_of(line, line.begin(piece + 1) - here.left, here.work, here.segment, here.head,
+                  the.heads);
     if (here.is_own())
       run_own(the, here, length, run);
     else
@@ -306,11 +309,18 @@ combine(const __grid_constant__ Arguments the) {
   const int segment = query / (the.heads * GROUP), query_head = query % (the.heads * GROUP);
   const int head = query_head / GROUP, column = query_head % GROUP;
   const Work work = the.segments.work(segment);
+  const bool told = the.segments.count > FEW_SEGMENTS;
+  Join join;
+  if (!told) {
+    int before;
+    const Line line((i64)the.heads * the.segments.units(segment, before), the.programs);
+    const i64 begin = (i64)the.heads * before + head * work.units();
+    if (work.rows) join = join_of(line, begin, work, segment, head, the.heads);
+  }
   await_last_kernel();
+  if (told && work.rows) join = the.partial.joins[segment * the.heads + head];
   Joined joined;
-  if (work.rows)
-    join_runs(the.partial, the.partial.joins[segment * the.heads + head], column, joiner,
-              the.joiners, joined);
+  if (work.rows) join_runs(the.partial, join, column, joiner, the.joiners, joined);
   share(joined, shared[warp]);
   if (the.joiners > 1) __syncthreads();
   if (joiner || !work.rows) return;

@@ -143,8 +143,8 @@ def launch(program: Program, step: Step, cache: LayerCache, attention: Attention
 
 
 def _joiners(results: int, queries: int) -> int:
-    """Warps that join the results of a query: about one for every four, a power of two."""
-    share = results // queries // 4
+    """Warps that join the results of a query: about one for every two, a power of two."""
+    share = results // queries // 2
     return min(max(1 << share.bit_length() - 1, 1) if share else 1, JOIN_WARPS)
 
 

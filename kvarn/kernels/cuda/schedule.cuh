@@ -44,13 +44,21 @@ struct Segments {
     return {number, end, index, starts[index + 1] - (length - number * TILE) + begin};
   }
 
-  // Units of a head in all segments; the whole warp asks.
-  DEVICE int units() const {
-    int units = 0;
-    for (int segment = lane_id(); segment < count; segment += 32) units += work(segment).units();
+  // Units of a head: of all segments, and of those before `end`; the whole warp asks.
+  DEVICE int units(int end, int& before) const {
+    int all = 0;
+    before = 0;
+    for (int segment = lane_id(); segment < count; segment += 32) {
+      const int units = work(segment).units();
+      all += units;
+      before += segment < end ? units : 0;
+    }
 #pragma unroll
-    for (int step = 1; step < 32; step *= 2) units += __shfl_xor_sync(0xffffffffu, units, step);
-    return units;
+    for (int step = 1; step < 32; step *= 2) {
+      all += __shfl_xor_sync(0xffffffffu, all, step);
+      before += __shfl_xor_sync(0xffffffffu, before, step);
+    }
+    return all;
   }
 };
 
@@ -142,15 +150,19 @@ DEVICE Runs runs_of(const Line& line, i64 begin, int length, int index) {
   return {(index + first) * PARTNERS, (last - first + 1) * PARTNERS};
 }
 
-// What `combine` must know of a segment's head.
+// What `combine` must know of a segment's head. It finds out by itself, while `attend` runs, unless
+// there are so many segments that it would take long to look at all of them.
 struct alignas(16) Join {
   Runs packed;
   Runs own;
 };
 
+constexpr int FEW_SEGMENTS = 32;
+
 // Of a head whose units begin at a place on the line.
-DEVICE Join join_of(const Line& line, i64 begin, const Position& here, int heads) {
-  const int index = run_index(0, here.segment, here.head, heads, false);
-  return {runs_of(line, begin, here.work.tiles, index),
-          runs_of(line, begin + here.work.tiles, here.work.slabs(), index + 1)};
+DEVICE Join join_of(const Line& line, i64 begin, const Work& work, int segment, int head,
+                    int heads) {
+  const int index = run_index(0, segment, head, heads, false);
+  return {runs_of(line, begin, work.tiles, index),
+          runs_of(line, begin + work.tiles, work.slabs(), index + 1)};
 }

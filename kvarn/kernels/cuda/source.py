@@ -49,8 +49,12 @@ class Variant:
 
     @property
     def partners(self) -> int:
-        """Warps that share a tile: more where a multiprocessor has room for few tiles."""
-        return 2 if self.layout.head_dim > 128 else 1
+        """Warps that share a tile: two where a multiprocessor has room for few, or work for many.
+
+        Measured on an H200; see docs/decisions/0007-decode-in-cuda.md.
+        """
+        layout = self.layout
+        return 2 if layout.head_dim > 128 - (layout.format.key_bits == 3) else 1
 
     @property
     def resident(self) -> int:

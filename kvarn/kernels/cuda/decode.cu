@@ -9,26 +9,6 @@
 #include "schedule.cuh"
 #include "values.cuh"
 
-struct Rows {
-  Element* pointer;
-  i64 token_stride;
-  i64 head_stride;
-
-  DEVICE Element* at(i64 token, int head) const {
-    return pointer + token * token_stride + head * head_stride;
-  }
-};
-
-struct Pages {
-  const u8* pointer;
-  i64 page_stride;  // in bytes, as that of heads
-  i64 head_stride;
-
-  DEVICE const u8* at(i64 page, int head) const {
-    return pointer + page * page_stride + head * head_stride;
-  }
-};
-
 // Results of runs, one of each partner: sums [·, group, D], relative to the total, which is two to the exponent.
 struct Partial {
   float* sums;
@@ -141,7 +121,7 @@ DEVICE void run_packed(const Arguments& the, Shared& shared, Walk& walk, int til
 DEVICE void run_own(const Arguments& the, const Position& here, int slabs, i64 run) {
   const Work& work = here.work;
   const int g = lane_id() >> 2, kv_head = here.head / the.sharing;
-  const i64 page = the.segments.tail_page[work.sequence * the.segments.tail_stride];
+  const i64 page = the.segments.tail(work.sequence);
   const Element* tail = (const Element*)the.tail.at(page, kv_head);
   const OwnRows keys = {tail, the.keys.at(work.token, kv_head), work.rows - 1};
   const OwnRows values = {tail + HEAD_DIM, the.values.at(work.token, kv_head), work.rows - 1};
@@ -169,7 +149,7 @@ attend(const __grid_constant__ Arguments the) {
   }
   meet();
   int before;
-  const Line line((i64)the.heads * the.segments.units(0, before), the.programs);
+  const Line line((i64)the.heads * units_of(the.segments, 0, before), the.programs);
   const bool tells = the.segments.count > FEW_SEGMENTS;
   const int piece = blockIdx.x;
   if (piece >= line.pieces) return;
@@ -291,7 +271,7 @@ DEVICE void add_shared(const JoinedShared& shared, Joined& joined) {
 
 // Keep the new token in the tail, unless it completes the tile or its sequence is a dummy.
 DEVICE void write_tail(const Arguments& the, const Work& work, int head) {
-  const i64 page = the.segments.tail_page[work.sequence * the.segments.tail_stride];
+  const i64 page = the.segments.tail(work.sequence);
   if (work.rows == TILE || page == NULL_PAGE) return;
   uint4* tail = (uint4*)((Element*)the.tail.at(page, head) + (work.rows - 1) * (2 * HEAD_DIM));
   const uint4* key = (const uint4*)the.keys.at(work.token, head);
@@ -308,12 +288,12 @@ combine(const __grid_constant__ Arguments the) {
   const int query = (blockIdx.x * JOIN_WARPS + warp) / the.joiners;
   const int segment = query / (the.heads * GROUP), query_head = query % (the.heads * GROUP);
   const int head = query_head / GROUP, column = query_head % GROUP;
-  const Work work = the.segments.work(segment);
+  const Work work = work_of(the.segments, segment);
   const bool told = the.segments.count > FEW_SEGMENTS;
   Join join;
   if (!told) {
     int before;
-    const Line line((i64)the.heads * the.segments.units(segment, before), the.programs);
+    const Line line((i64)the.heads * units_of(the.segments, segment, before), the.programs);
     const i64 begin = (i64)the.heads * before + head * work.units();
     if (work.rows) join = join_of(line, begin, work, segment, head, the.heads);
   }

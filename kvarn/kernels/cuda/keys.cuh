@@ -7,11 +7,11 @@
 // so that products are with the codes themselves. Codes are the rows of the products and queries
 // the columns; all rows of a product with ones, or with the mean, are the same.
 #pragma once
+#include "batch.cuh"
 #include "planes.cuh"
 
 typedef Planes<KEY_BITS> Key;
 
-constexpr int TILE = 128;
 constexpr int COLUMNS = 8;  // queries of a product
 
 // A tile may be shared by two warps, partners, each of which takes half of its tokens.

@@ -5,10 +5,16 @@
 typedef u16 Element;
 
 #ifdef MODEL_BFLOAT
+DEVICE u32 pack_model(float low, float high) { return pack_bfloat(low, high); }
+DEVICE float low_model(u32 pair) { return low_bfloat(pair); }
+DEVICE float high_model(u32 pair) { return high_bfloat(pair); }
 #define mma_model mma_bfloat
 #define multiply_add_model multiply_add_bfloat
 constexpr u32 ONE = 0x3f80, EXPONENTS = 0x7f807f80, EXPONENT_ONE = 0x00800080;
 #else
+DEVICE u32 pack_model(float low, float high) { return pack_half(low, high); }
+DEVICE float low_model(u32 pair) { return low_half(pair); }
+DEVICE float high_model(u32 pair) { return high_half(pair); }
 #define mma_model mma_half
 #define multiply_add_model multiply_add_half
 constexpr u32 ONE = 0x3c00, EXPONENTS = 0x7c007c00, EXPONENT_ONE = 0x04000400;

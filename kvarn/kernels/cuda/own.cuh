@@ -6,20 +6,6 @@
 #include "keys.cuh"
 #include "softmax.cuh"
 
-#ifdef MODEL_BFLOAT
-DEVICE u32 pack_model(float low, float high) { return pack_bfloat(low, high); }
-DEVICE float low_model(u32 pair) { return low_bfloat(pair); }
-DEVICE float high_model(u32 pair) { return high_bfloat(pair); }
-#define mma_model mma_bfloat
-#else
-DEVICE u32 pack_model(float low, float high) { return pack_half(low, high); }
-DEVICE float low_model(u32 pair) { return low_half(pair); }
-DEVICE float high_model(u32 pair) { return high_half(pair); }
-#define mma_model mma_half
-#endif
-
-typedef u16 Element;  // of the model
-
 constexpr int SLAB = 16;                   // rows of a product, and a unit of work
 constexpr int OWN_BLOCKS = HEAD_DIM / 16;  // products that cover the channels
 

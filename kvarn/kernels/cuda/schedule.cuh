@@ -19,54 +19,34 @@ struct Work {
   DEVICE int units() const { return tiles + slabs(); }
 };
 
-// The batch as kvarn/kernels/triton/step.py cuts it.
-struct Segments {
-  const int* starts;    // [sequences + 1] first new token of each
-  const int* lengths;   // [sequences] after this step
-  const int* sequence;  // [segments], or null where segment s is sequence s
-  const int* tile;      // [segments], likewise
-  const int* table;     // page of each tile
-  i64 table_stride;
-  const int* tail_page;
-  i64 tail_stride;
-  int first;  // segment of this launch
-  int count;
+DEVICE Work work_of(const Segments& segments, int index) {
+  const Segment segment = segments.at(index);
+  if (segment.end - segment.first != 1) return {0, 0, 0, 0};
+  return {segment.tile, segment.end, segment.sequence, segment.origin + segment.first};
+}
 
-  DEVICE Work work(int segment) const {
-    if (segment >= count) return {0, 0, 0, 0};
-    const int index = sequence ? sequence[first + segment] : first + segment;
-    if (index < 0) return {0, 0, 0, 0};
-    const int length = lengths[index], start = starts[index];
-    const int number = sequence ? tile[first + segment] : (length - 1) / TILE;
-    const int begin = max(length - (starts[index + 1] - start) - number * TILE, 0);
-    const int end = min(length - number * TILE, TILE);
-    if (starts[index + 1] == start || end - begin != 1) return {0, 0, 0, 0};
-    return {number, end, index, starts[index + 1] - (length - number * TILE) + begin};
+// Units of a head: of all segments, and of those before `end`; the whole warp asks.
+DEVICE int units_of(const Segments& segments, int end, int& before) {
+  int all = 0;
+  before = 0;
+  for (int segment = lane_id(); segment < segments.count; segment += 32) {
+    const int units = work_of(segments, segment).units();
+    all += units;
+    before += segment < end ? units : 0;
   }
-
-  // Units of a head: of all segments, and of those before `end`; the whole warp asks.
-  DEVICE int units(int end, int& before) const {
-    int all = 0;
-    before = 0;
-    for (int segment = lane_id(); segment < count; segment += 32) {
-      const int units = work(segment).units();
-      all += units;
-      before += segment < end ? units : 0;
-    }
 #pragma unroll
-    for (int step = 1; step < 32; step *= 2) {
-      all += __shfl_xor_sync(0xffffffffu, all, step);
-      before += __shfl_xor_sync(0xffffffffu, before, step);
-    }
-    return all;
+  for (int step = 1; step < 32; step *= 2) {
+    all += __shfl_xor_sync(0xffffffffu, all, step);
+    before += __shfl_xor_sync(0xffffffffu, before, step);
   }
-};
+  return all;
+}
 
 // The segment in which a unit of a head lies, and the units of a head before that.
 DEVICE int segment_at(const Segments& segments, int unit, int& before) {
   before = 0;
   for (int first = 0;; first += 32) {
-    const int units = segments.work(first + lane_id()).units();
+    const int units = work_of(segments, first + lane_id()).units();
     int after = units;
 #pragma unroll
     for (int step = 1; step < 32; step *= 2) {
@@ -112,7 +92,7 @@ struct Position {
     unit = 0;
     if (++head < heads) return;
     head = 0;
-    do work = segments.work(++segment);
+    do work = work_of(segments, ++segment);
     while (work.units() == 0);
   }
 
@@ -126,7 +106,7 @@ DEVICE Position position(const Segments& segments, const Line& line, int piece, 
   const i64 place = line.begin(piece);
   int before;
   const int segment = segment_at(segments, (int)(place / heads), before);
-  const Work work = segments.work(segment);
+  const Work work = work_of(segments, segment);
   const int units = (int)(place - (i64)before * heads);
   return {segment, units / work.units(), units % work.units(),
           (int)(line.begin(piece + 1) - place), work};

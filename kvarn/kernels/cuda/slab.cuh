@@ -5,9 +5,8 @@
 // the tokens of a group where it sums over tokens, with every PARTS-th four of two tokens where it
 // sums over channels.
 #pragma once
-#include "model.cuh"
+#include "batch.cuh"
 
-constexpr int TILE = 128;
 constexpr int SLAB = HEAD_DIM <= 256 ? HEAD_DIM : 128;  // channels
 constexpr int SLABS = HEAD_DIM / SLAB;
 constexpr int QUADS = SLAB / 4;

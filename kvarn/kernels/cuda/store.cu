@@ -5,55 +5,6 @@
 #include "quantise.cuh"
 #include "words.cuh"
 
-struct Rows {
-  const Element* pointer;
-  i64 token_stride;
-  i64 head_stride;
-};
-
-struct Pages {
-  u8* pointer;
-  i64 page_stride;  // in bytes, as that of heads
-  i64 head_stride;
-
-  DEVICE u8* at(i64 page, int head) const {
-    return pointer + page * page_stride + head * head_stride;
-  }
-};
-
-// A run of new tokens in one tile.
-struct Segment {
-  int sequence, tile;
-  int first, end;  // rows of the first of them, and after the last
-  int origin;      // index that row 0 would have among the batch's tokens
-
-  DEVICE bool closes() const { return first < end && end == TILE; }
-};
-
-// The batch as kvarn/kernels/triton/step.py cuts it.
-struct Segments {
-  const int* starts;    // [sequences + 1] first new token of each
-  const int* lengths;   // [sequences] after this step
-  const int* sequence;  // [segments], or null where segment s is the one token of sequence s
-  const int* tile;      // [segments], likewise
-  const int* table;     // page of each tile
-  i64 table_stride;
-  const int* tail_page;
-  i64 tail_stride;
-  int count;
-
-  DEVICE Segment at(int segment) const {
-    const int index = sequence ? sequence[segment] : segment;
-    if (index < 0) return {0, 0, 0, 0, 0};
-    const int length = lengths[index], start = starts[index], next = starts[index + 1];
-    const int number = sequence ? tile[segment] : (length - 1) / TILE;
-    const int before = length - (next - start) - number * TILE;
-    const int first = max(before, 0);
-    const int end = next > start ? min(length - number * TILE, TILE) : first;
-    return {index, number, first, end, start - before};
-  }
-};
-
 struct Arguments {
   Rows rows[2];  // keys, values
   Pages tail, packed;
@@ -123,12 +74,11 @@ DEVICE void quantise(Shared& shared, const OldAndNew& rows, const Codes& codes, 
 DEVICE void store_segment(const Arguments& the, Shared& shared, int index, int head, bool values) {
   const Segments& segments = the.segments;
   const Segment segment = segments.at(index);
-  const i64 page = segments.table[segment.sequence * segments.table_stride + segment.tile];
+  const i64 page = segments.page(segment);
   if (page == NULL_PAGE) return;
-  const i64 tail_page = segments.tail_page[segment.sequence * segments.tail_stride];
   const Rows& step = the.rows[values];
   const OldAndNew rows = {
-      (const Element*)the.tail.at(tail_page, head) + values * HEAD_DIM,
+      (const Element*)the.tail.at(segments.tail(segment.sequence), head) + values * HEAD_DIM,
       step.pointer + segment.origin * step.token_stride + head * step.head_stride,
       step.token_stride, segment.first};
   u8* tile = the.packed.at(page, head);
@@ -153,7 +103,8 @@ store(const __grid_constant__ Arguments the) {
   await_last_kernel();
   release_next_kernel();
   const int mine = blockIdx.x + lane_id() * gridDim.x;
-  const bool closes = mine < the.segments.count && the.segments.at(mine).closes();
+  const Segment segment = the.segments.at(mine);
+  const bool closes = segment.first < segment.end && segment.end == TILE;
   u32 votes = __ballot_sync(0xffffffffu, closes);
 #pragma unroll 1
   while (votes) {

@@ -11,6 +11,7 @@ import torch
 from kvarn.format import reference
 from kvarn.format.layout import TILE_TOKENS, TileLayout
 from kvarn.kernels.batch import NULL_PAGE, LayerCache
+from kvarn.kernels.cuda.arguments import Pages, Rows, Segments, pages_of, rows_of, segments_of
 from kvarn.kernels.cuda.program import binary_of, launch_function, load_function
 from kvarn.kernels.triton.step import Step
 
@@ -94,45 +95,15 @@ class Variant:
         )
 
 
-class _Rows(ctypes.Structure):
-    _fields_ = (
-        ("pointer", ctypes.c_void_p),
-        ("token_stride", ctypes.c_int64),
-        ("head_stride", ctypes.c_int64),
-    )
-
-
-class _Pages(ctypes.Structure):
-    _fields_ = (
-        ("pointer", ctypes.c_void_p),
-        ("page_stride", ctypes.c_int64),
-        ("head_stride", ctypes.c_int64),
-    )
-
-
-class _Segments(ctypes.Structure):
-    _fields_ = (
-        ("starts", ctypes.c_void_p),
-        ("lengths", ctypes.c_void_p),
-        ("sequence", ctypes.c_void_p),
-        ("tile", ctypes.c_void_p),
-        ("table", ctypes.c_void_p),
-        ("table_stride", ctypes.c_int64),
-        ("tail_page", ctypes.c_void_p),
-        ("tail_stride", ctypes.c_int64),
-        ("count", ctypes.c_int),
-    )
-
-
 class _Arguments(ctypes.Structure):
     """Those of store.cu."""
 
     _fields_ = (
-        ("keys", _Rows),
-        ("values", _Rows),
-        ("tail", _Pages),
-        ("packed", _Pages),
-        ("segments", _Segments),
+        ("keys", Rows),
+        ("values", Rows),
+        ("tail", Pages),
+        ("packed", Pages),
+        ("segments", Segments),
         ("faults", ctypes.c_void_p),
     )
 
@@ -234,11 +205,11 @@ def launch(
     """Launch a program. Arguments are those of :func:`store_tiles`."""
     heads = cache.packed.shape[1]
     arguments = _Arguments(
-        keys=_rows(keys),
-        values=_rows(values),
-        tail=_pages(cache.tail),
-        packed=_pages(cache.packed),
-        segments=_segments(step, cache),
+        keys=rows_of(keys),
+        values=rows_of(values),
+        tail=pages_of(cache.tail),
+        packed=pages_of(cache.packed),
+        segments=segments_of(step, cache, first=0, count=step.segments),
         faults=None if faults is None else faults.data_ptr(),
     )
     program.store(arguments, (_blocks(step, heads), 2 * heads))
@@ -249,35 +220,3 @@ def _blocks(step: Step, heads: int) -> int:
     single = step.segment_sequence is None
     each = min(max(step.segments * heads * 2 // BLOCKS, 1), LANES) if single else 1
     return -(-step.segments // each)
-
-
-def _rows(rows: torch.Tensor) -> _Rows:
-    return _Rows(rows.data_ptr(), rows.stride(0), rows.stride(1))
-
-
-def _pages(pages: torch.Tensor) -> _Pages:
-    size = pages.element_size()
-    return _Pages(pages.data_ptr(), pages.stride(0) * size, pages.stride(1) * size)
-
-
-def _segments(step: Step, cache: LayerCache) -> _Segments:
-    batch = step.batch
-    return _Segments(
-        starts=_integers(batch.starts),
-        lengths=_integers(batch.lengths),
-        sequence=_integers(step.segment_sequence),
-        tile=_integers(step.segment_tile),
-        table=_integers(batch.table),
-        table_stride=batch.table.stride(0),
-        tail_page=_integers(cache.tail_page),
-        tail_stride=cache.tail_page.stride(0),
-        count=step.segments,
-    )
-
-
-def _integers(tensor: torch.Tensor | None) -> int | None:
-    if tensor is None:
-        return None
-    if tensor.dtype != torch.int32:
-        raise TypeError(f"the batch must be int32, and a tensor of it is {tensor.dtype}")
-    return tensor.data_ptr()

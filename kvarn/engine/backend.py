@@ -102,7 +102,6 @@ class KVarnImpl(AttentionImpl[KVarnMetadata]):
         unsupported = {
             "ALiBi": alibi_slopes,
             "sliding windows": sliding_window,
-            "soft-capped scores": logits_soft_cap,
             "caches shared between layers": kv_sharing_target_layer_name,
             "attention that is not causal": attn_type != AttentionType.DECODER,
             **others,
@@ -117,6 +116,7 @@ class KVarnImpl(AttentionImpl[KVarnMetadata]):
         self.head_size = head_size
         self.num_kv_heads = num_kv_heads or num_heads
         self.scale = scale
+        self.soft_cap = logits_soft_cap or 0.0
         self.kv_cache_dtype = kv_cache_dtype
         self.layout = TileLayout(FORMATS[kv_cache_dtype], head_size)
         self._kernels = kernels()
@@ -179,6 +179,7 @@ class KVarnImpl(AttentionImpl[KVarnMetadata]):
             values=value[tokens],
             scale=self.scale,
             out=output[tokens],
+            soft_cap=self.soft_cap,
         )
         return output
 

@@ -100,8 +100,6 @@ def _unsupported_model(config: VllmConfig) -> Iterator[str]:
         yield f"has tiles for head dimensions {known}, not {model.get_head_size()}; {otherwise}"
     if model.dtype not in MODEL_TYPES:
         yield f"serves models in 16 or 32 bits, not {model.dtype}; use --dtype bfloat16"
-    if getattr(model.hf_text_config, "attn_logit_softcapping", None):
-        yield f"does not serve models with soft-capped scores; {otherwise}"
     if model.get_sliding_window() and set(attention_kinds(model)) <= {"sliding_attention"}:
         yield f"does not serve models whose every layer has a sliding window; {otherwise}"
 

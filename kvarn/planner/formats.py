@@ -87,9 +87,12 @@ def _refuse_tiles(shape: ModelShape, _on_cpu: bool) -> str:
 
 
 def _traits(shape: ModelShape) -> str:
-    traits = " and ".join(shape.attention_traits)
+    traits = " and ".join(trait for trait in shape.attention_traits if trait not in _SERVED)
     return f"attention with {traits}" if traits else ""
 
+
+_SERVED = {"softcap"}
+"""Traits of attention that the kernels for tiles have."""
 
 _UNFIT: tuple[tuple[str, Callable[[ModelShape], bool]], ...] = (
     (

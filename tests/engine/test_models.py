@@ -65,6 +65,17 @@ def test_layers_with_a_sliding_window_stay_out_of_the_format(
 
 
 @once
+def test_scores_that_are_soft_capped(generate: Generate, tiny_model: Model) -> None:
+    """Raw tiles give the stock cache's tokens, which another cap changes."""
+    kinds = ["sliding_attention", "full_attention"] * 2
+    gemma = {"model_type": "gemma2", "sliding_window": 256, "layer_types": kinds}
+    capped, loose = (tiny_model(**gemma, attn_logit_softcapping=cap) for cap in (0.5, 50.0))
+    stock, raw = (generate([CLOSED_AND_OPEN], model=capped, tokens=20, **c) for c in ({}, RAW))
+    assert raw["tokens"] == stock["tokens"]
+    assert raw["tokens"] != generate([CLOSED_AND_OPEN], model=loose, tokens=20, **RAW)["tokens"]
+
+
+@once
 def test_layers_that_the_user_leaves_out_stay_out_of_the_format(
     generate: Generate, host: Any
 ) -> None:

@@ -142,7 +142,6 @@ SMALL = {
                 "attention_chunk_size": 128,
             },
         ),
-        ("soft-capped scores", {"model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"]}),
         ("ALiBi", {"model_type": "bloom", "architectures": ["BloomForCausalLM"], "n_head": 2}),
         ("attention sinks", {"model_type": "gpt_oss", "architectures": ["GptOssForCausalLM"]}),
     ],

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kvarn.format.layout import FORMATS, HEAD_DIMS, TILE_TOKENS, TileFormat, TileLayout
 from kvarn.format.packing import decode
-from kvarn.format.reference import quantise
+from kvarn.format.reference import dequantise, quantise
 from kvarn.kernels import plain, triton
 from tests.kernels.model import Model
 from tests.kernels.steps import BLOCKS, DEVICE
@@ -46,6 +46,26 @@ def test_a_whole_prompt_and_then_single_tokens(tile_format: TileFormat, head_dim
             batch[1] = (126 + token, 127 + token)
         model.run(batch)
     model.check()
+
+
+@formats
+def test_a_tiny_soft_cap_weighs_all_tokens_alike(tile_format: TileFormat) -> None:
+    """On a CPU: packed and raw ones; then every result is the mean of what a query sees."""
+    layout = TileLayout(tile_format, 64)
+    capped = Model(layout, [160], options={"soft_cap": 1e-3})
+    capped.run_in_chunks([150])
+    keys, values = (rows[0].transpose(0, 1).float() for rows in (capped.keys, capped.values))
+    _, stored = dequantise(layout, quantise(layout, keys[:, :128], values[:, :128]))
+    seen = torch.cat([stored, values[:, 128:]], dim=1).cumsum(1)[:, 128:]
+    want = seen / torch.arange(129, 161, device=DEVICE)[:, None]
+    got = capped.out[0][128:].unflatten(1, (-1, capped.group)).transpose(0, 1)
+    torch.testing.assert_close(got, want[:, :, None].expand_as(got), atol=1e-2, rtol=0)
+
+
+def test_a_large_soft_cap_changes_nothing() -> None:
+    free = Model(TileLayout(K4V2, 64), [200], options={"soft_cap": 1e4})
+    free.run_in_chunks([150])
+    free.check()
 
 
 @pytest.mark.parametrize(

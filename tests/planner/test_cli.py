@@ -35,7 +35,7 @@ def run(*arguments: str) -> Result:
         ),
         (
             "refused",
-            "plan tests/data/model-configs/google__gemma-2-2b-it.json --gpu L4 --concurrency 100",
+            "plan tests/data/model-configs/openai__gpt-oss-120b.json --gpu H200",
         ),
         ("cpu", "plan tests/data/model-configs/Qwen__Qwen2.5-0.5B.json --gpu cpu --concurrency 4"),
         ("gpus", "gpus"),

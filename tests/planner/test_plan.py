@@ -158,12 +158,17 @@ def test_auto_avoids_tiles_where_requests_are_too_short_for_them() -> None:
 
 
 def test_auto_avoids_tiles_for_attention_that_they_cannot_serve() -> None:
-    made = plan(replace(LARGE, attention_traits=("softcap",)), H100, workload=LONG)
+    made = plan(replace(LARGE, attention_traits=("softcap", "sinks")), H100, workload=LONG)
 
     refused = {other.format: other.note for other in made.alternatives if not other.cache_tokens}
     assert made.format == "fp8"
-    assert set(refused.values()) == {"attention with softcap"}
-    assert "No tiles: attention with softcap." in made.reason
+    assert set(refused.values()) == {"attention with sinks"}
+    assert "No tiles: attention with sinks." in made.reason
+
+
+def test_tiles_hold_soft_capped_attention() -> None:
+    capped = replace(LARGE, attention_traits=("softcap",))
+    assert plan(capped, H100, workload=LONG) == plan(LARGE, H100, workload=LONG)
 
 
 def test_every_format_stands_beside_the_chosen_one() -> None:

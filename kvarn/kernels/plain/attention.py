@@ -21,6 +21,7 @@ def attend_and_store(
     values: torch.Tensor,
     scale: float,
     out: torch.Tensor,
+    soft_cap: float = 0.0,
 ) -> None:
     """Compute one layer's attention of a batch and bring its cache up to date.
 
@@ -32,6 +33,7 @@ def attend_and_store(
         values: ``[tokens, H, D]``.
         scale: factor of the scores.
         out: ``[tokens, Hq, D]``, written for every token of the step.
+        soft_cap: c, where scores s become c · tanh(s / c); 0 for none.
     """
     own_keys, own_values = _own_tiles(step, cache, keys, values)
     if len(step.closed):
@@ -46,7 +48,8 @@ def attend_and_store(
                 cache.faults.add_((~rows.isfinite()).sum())
     for queries in step.queries:
         own = own_keys[queries.segment].float(), own_values[queries.segment].float()
-        result = _attend(queries, cache, query[queries.token].float() * scale, own)
+        asked = query[queries.token].float() * scale
+        result = _attend(queries, cache, asked, own, soft_cap=soft_cap)
         out[queries.target] = result.flatten(0, 1)[queries.new].to(out.dtype)
     if len(step.open_token):
         write_tail(
@@ -104,6 +107,8 @@ def _attend(
     cache: LayerCache,
     query: torch.Tensor,
     own: tuple[torch.Tensor, torch.Tensor],
+    *,
+    soft_cap: float,
 ) -> torch.Tensor:
     """Attention of N segments' queries ``[N, R, Hq, D]``, scaled; the same shape comes back."""
     own_keys, own_values = own
@@ -116,7 +121,7 @@ def _attend(
 
     visible = torch.arange(TILE_TOKENS, device=query.device) <= queries.row[..., None]
     visible = visible[:, None].repeat(1, 1, group, 1)
-    scores = (rows @ own_keys.mT).masked_fill(~visible, -torch.inf)
+    scores = _capped(rows @ own_keys.mT, soft_cap).masked_fill(~visible, -torch.inf)
     state = _Softmax(
         peak=scores.amax(dim=-1, keepdim=True),
         total=torch.zeros_like(rows[..., :1]),
@@ -126,11 +131,16 @@ def _attend(
     turned = rows @ turn
     for tile, reach in enumerate(queries.reach):
         stored = load_tiles(cache.layout, cache.packed, queries.history[:reach, tile])
-        weights = state.weigh(_scores(cache.layout, stored, turned[:reach]))
+        scores = _capped(_scores(cache.layout, stored, turned[:reach]), soft_cap)
+        weights = state.weigh(scores)
         state.out[:reach] += _combine(cache.layout, stored, weights)
     out = (state.out / state.total) @ turn
     out = out.view(count, heads, group, width, channels).permute(0, 3, 1, 2, 4)
     return out.flatten(2, 3)
+
+
+def _capped(scores: torch.Tensor, soft_cap: float) -> torch.Tensor:
+    return soft_cap * (scores / soft_cap).tanh() if soft_cap else scores
 
 
 def _scores(layout: TileLayout, tile: Tile, query: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,7 @@ from kvarn.engine.faults import faults_on
 from kvarn.engine.specs import packed_page
 from kvarn.engine.tail import TailLayer
 from kvarn.format.layout import FORMATS, HEAD_DIMS, TILE_TOKENS, TileFormat, TileLayout
-from kvarn.kernels.batch import Batch, LayerCache
+from kvarn.kernels.batch import Batch, Counts, LayerCache
 
 
 @dataclass
@@ -77,8 +77,18 @@ class KVarnMetadataBuilder(AttentionMetadataBuilder[KVarnMetadata]):
             tokens=common.num_actual_tokens,
             most_new=common.max_query_len,
             longest=common.max_seq_len,
+            counts=_counts(common) if common.max_query_len > 1 else None,
         )
         return KVarnMetadata(step=self._kernels.prepare(batch), tokens=batch.tokens)
+
+
+def _counts(common: CommonAttentionMetadata) -> Counts | None:
+    """What the host knows of the sequences, if vLLM tells it."""
+    lengths = common.seq_lens_cpu_upper_bound
+    if lengths is None:
+        return None
+    starts = common.query_start_loc_cpu[: common.num_reqs + 1]
+    return Counts(starts.diff().tolist(), lengths[: common.num_reqs].tolist())
 
 
 class KVarnImpl(AttentionImpl[KVarnMetadata]):

@@ -7,6 +7,7 @@ from vllm import envs
 from vllm.logger import init_logger
 from vllm.platforms import current_platform
 
+from kvarn.engine.flash import flash_attention
 from kvarn.engine.hardware import Device
 from kvarn.kernels.select import Kernels, kernels_for
 
@@ -27,7 +28,9 @@ def this_device() -> Device:
 def kernels() -> Kernels:
     """The kernels of this process."""
     invariant = bool(envs.VLLM_BATCH_INVARIANT)
-    return kernels_for(current_platform.device_type, batch_invariant=invariant)
+    return kernels_for(
+        current_platform.device_type, batch_invariant=invariant, prompts=flash_attention
+    )
 
 
 def described() -> str:

@@ -1,5 +1,6 @@
 """What every implementation of the operations takes: a batch, and the pages of one layer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,19 @@ from kvarn.format.layout import TileLayout
 
 NULL_PAGE = 0
 """vLLM's null block: where the tables of dummy batches point, and which nobody may write."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the host knows of each sequence without waiting for the device.
+
+    Attributes:
+        new: new tokens.
+        lengths: tokens after this step, or more.
+    """
+
+    new: Sequence[int]
+    lengths: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -22,6 +36,7 @@ class Batch:
         tokens: new tokens; the tensors of a captured graph may be longer.
         most_new: new tokens of the sequence that has most of them.
         longest: tokens of the longest sequence, or more.
+        counts: of steps of more than single tokens, if the host knows them.
     """
 
     starts: torch.Tensor
@@ -30,6 +45,7 @@ class Batch:
     tokens: int
     most_new: int
     longest: int
+    counts: Counts | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from kvarn.format.layout import TileLayout
 from kvarn.kernels import plain
 from kvarn.kernels.batch import Batch
+from kvarn.kernels.library import Prompts
 
 
 @dataclass(frozen=True)
@@ -36,23 +37,27 @@ class Kernels:
     captures: bool
 
 
-def kernels_for(device_type: str, *, batch_invariant: bool = False) -> Kernels:
+def kernels_for(
+    device_type: str, *, batch_invariant: bool = False, prompts: Prompts | None = None
+) -> Kernels:
     """The implementation for a type of device.
 
     Args:
         device_type: as torch names it; anything but a CPU is taken for a GPU.
         batch_invariant: make a query's result independent of the batch it is in, bit for bit.
             Without a GPU it always is.
+        prompts: a library that attends prompts, unless results must not depend on the batch.
     """
     if device_type == "cpu":
         return Kernels("PyTorch", plain.prepare, plain.attend_and_store, _nothing, captures=False)
     triton = import_module("kvarn.kernels.triton")  # the library is there on GPU machines alone
     cuda = None if batch_invariant else cuda_kernels()
+    library = None if batch_invariant else prompts
 
     def reserve(layout: TileLayout, query: torch.Tensor, *, group: int) -> None:
-        tokens, heads, _ = query.shape
-        sizes = {"tokens": tokens, "query_heads": heads, "model": query.dtype}
-        triton.scratch(query.device).reserve(triton.scratch_bytes(layout, **sizes))
+        dense = library is not None and library(layout.head_dim) is not None
+        size_bytes = triton.scratch_bytes(layout, query, group=group, dense=dense)
+        triton.scratch(query.device).reserve(size_bytes)
         if cuda:
             cuda.make_ready(layout, query, group=group)
 
@@ -60,6 +65,7 @@ def kernels_for(device_type: str, *, batch_invariant: bool = False) -> Kernels:
         triton.attend_and_store,
         batch_invariant=batch_invariant,
         single_tokens=cuda and cuda.attend_single_tokens,
+        prompts=library,
     )
     name = "CUDA C++ and Triton" if cuda else "Triton"
     return Kernels(name, triton.prepare, attend, reserve, captures=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from kvarn.kernels.triton.flash import Flash
+from kvarn.kernels.library import Flash
 from tests.kernels.steps import DEVICE
 
 

@@ -22,6 +22,7 @@ from kvarn.kernels.triton.arguments import Attention
 from kvarn.kernels.triton.dequantise import write_pages
 from kvarn.kernels.triton.pieces import Piece, cut
 from kvarn.kernels.triton.places import Places
+from kvarn.kernels.triton.store import store_tiles
 from tests.kernels.library import library
 from tests.kernels.model import Model
 from tests.kernels.steps import DEVICE
@@ -66,8 +67,13 @@ def model(layout: TileLayout, lengths: list[int], **others: object) -> Model:
 @pytest.mark.parametrize("tile_format", QUANTISED, ids=str)
 def test_pages_are_what_the_tiles_stand_for(tile_format: TileFormat, head_dim: int) -> None:
     layout = TileLayout(tile_format, head_dim)
-    one = Model(layout, [300], kernels=triton, dtype=torch.float16)
-    one.run({0: (0, 256)})
+    one = model(layout, [300], dtype=torch.float16)
+    store_tiles(
+        triton.prepare(one.batch({0: (0, 256)})),
+        one.cache([0]),
+        keys=one.keys[0],
+        values=one.values[0],
+    )
     step, cache = triton.prepare(one.batch({0: (256, 300)})), one.cache([0])
     rows = (one.query[0][256:], one.keys[0][256:], one.values[0][256:])
     asked = Attention(*rows, out=torch.empty_like(rows[0]), scale=1.0, soft_cap=0.0)
@@ -135,7 +141,7 @@ def test_what_does_not_fit_is_attended_in_pieces(
 ) -> None:
     """Room for the own tiles of a chunk and a tile or more of the history."""
     monkeypatch.setattr(flash, "dense_pages", lambda **_sizes: pages)
-    long = model(SMALL, [900, 400])
+    long = model(SMALL, [900, 400], dtype=torch.float16)
     long.run({0: (0, 230), 1: (0, 100)})
     for begin in range(230, 900, 200):
         member = {1: (100, 300)} if begin == 430 else {1: (300, 400)} if begin == 630 else {}

@@ -4,9 +4,11 @@ import torch
 
 from kvarn.format.layout import TILE_TOKENS, TileLayout
 from kvarn.kernels.batch import LayerCache
+from kvarn.kernels.library import Prompts
 from kvarn.kernels.triton.arguments import Attention, SingleTokens, compute_type
 from kvarn.kernels.triton.butterfly import rotate_queries
 from kvarn.kernels.triton.decode import attend_few
+from kvarn.kernels.triton.flash import attend_prompts
 from kvarn.kernels.triton.memory import scratch
 from kvarn.kernels.triton.parts import Cut, even_cut, fixed_cut, processors
 from kvarn.kernels.triton.prefill import attend_many
@@ -31,6 +33,7 @@ def attend_and_store(
     soft_cap: float = 0.0,
     batch_invariant: bool = False,
     single_tokens: SingleTokens | None = None,
+    prompts: Prompts | None = None,
 ) -> None:
     """Compute one layer's attention of a batch and bring its cache up to date.
 
@@ -46,6 +49,7 @@ def attend_and_store(
         batch_invariant: make a query's result independent of what else is in the batch, bit for
             bit, and of the chunks in which its sequence came. Long prompts take longer.
         single_tokens: what attends segments of one token and keeps them in the tails, where it can.
+        prompts: what attends those of several tokens, where it can.
     """
     attention = Attention(
         query=query, keys=keys, values=values, out=out, scale=scale, soft_cap=soft_cap
@@ -57,6 +61,7 @@ def attend_and_store(
         attention,
         batch_invariant=batch_invariant,
         single_tokens=single_tokens,
+        prompts=prompts,
     )
     if not tails_are_written:
         write_tails(step, cache, keys=keys, values=values)
@@ -70,6 +75,7 @@ def attend(
     batch_invariant: bool = False,
     cut: Cut | None = None,
     single_tokens: SingleTokens | None = None,
+    prompts: Prompts | None = None,
 ) -> bool:
     """Compute one layer's attention of a batch, complete tiles stored and tails not yet written.
 
@@ -80,20 +86,25 @@ def attend(
         batch_invariant: as in :func:`attend_and_store`.
         cut: of segments of few tokens; chosen by the batch and the device if there is none.
         single_tokens: as in :func:`attend_and_store`.
+        prompts: as in :func:`attend_and_store`.
 
     Returns:
         whether the tails are written already.
     """
     layout = cache.layout
     few = _few(step, attention, layout, batch_invariant=batch_invariant)
+    many = few < min(step.batch.most_new, TILE_TOKENS)
+    # They come first, because they write rows of single tokens as well.
+    if many and few == 1 and prompts and attend_prompts(step, cache, attention, prompts):
+        many = False
     done = few == 1 and single_tokens is not None and single_tokens(step, cache, attention)
-    if done and step.batch.most_new == 1:
-        return True
+    if done and not many:
+        return step.batch.most_new == 1
     rotated = _rotated(layout, attention.query)
     if few and not done and rotated is not None:
         cut = cut or _cut(step, attention, layout, few=few, batch_invariant=batch_invariant)
         attend_few(step, cache, attention, rotated, few=few, cut=cut)
-    if few < min(step.batch.most_new, TILE_TOKENS):
+    if many:
         attend_many(step, cache, attention, rotated, few=few)
     return False
 

@@ -5,25 +5,32 @@ from math import prod
 
 import torch
 
-from kvarn.format.layout import TileLayout
+from kvarn.format import scratch as sizes
+from kvarn.format.layout import TILE_TOKENS, TileLayout
 from kvarn.kernels.triton.arguments import compute_type
-from kvarn.kernels.triton.rotate import padded_channels
 
-PARTIAL_BYTES = 64 << 20
-"""Bytes for results of parts; more segments than fit are attended in several launches."""
+PARTIAL_BYTES = sizes.PARTIAL_BYTES
 
 
-def scratch_bytes(layout: TileLayout, *, tokens: int, query_heads: int, model: torch.dtype) -> int:
+def scratch_bytes(layout: TileLayout, query: torch.Tensor, *, group: int, dense: bool) -> int:
     """Scratch memory that attention needs on a device.
 
     Args:
         layout: format and head dimension.
-        tokens: most new tokens of a step.
-        query_heads: of a layer on this rank.
-        model: type of its activations.
+        query: ``[tokens, Hq, D]`` of a step of most tokens.
+        group: query heads of a KV head.
+        dense: whether a library attends prompts, where it can.
     """
-    element_bytes = compute_type(layout, model).itemsize
-    return PARTIAL_BYTES + tokens * query_heads * padded_channels(layout) * element_bytes
+    tokens, query_heads, head_dim = query.shape
+    numbers = compute_type(layout, query.dtype)
+    return sizes.scratch_bytes(
+        tokens=tokens,
+        query_heads=query_heads,
+        kv_heads=query_heads // group,
+        head_dim=head_dim,
+        element_bytes=numbers.itemsize,
+        dense=dense and numbers == torch.float16,
+    )
 
 
 @dataclass
@@ -48,11 +55,23 @@ class Scratch:
         """Float32 numbers for results of parts, :data:`PARTIAL_BYTES` of them."""
         return self.reserve(PARTIAL_BYTES)[:PARTIAL_BYTES].view(torch.float32)
 
-    def rotated(self, shape: tuple[int, int, int], dtype: torch.dtype) -> torch.Tensor:
-        """Queries of a step, rotated."""
-        size_bytes = prod(shape) * dtype.itemsize
-        buffer = self.reserve(PARTIAL_BYTES + size_bytes)
-        return buffer[PARTIAL_BYTES : PARTIAL_BYTES + size_bytes].view(dtype).view(shape)
+    def rotated(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Queries of a step, rotated; or results of a step, before there are such queries."""
+        return self._view(PARTIAL_BYTES, shape, dtype)
+
+    def dense(self, pages: int, query: torch.Tensor, heads: int) -> torch.Tensor:
+        """Pages of keys and of values of the model's type, ``[2, pages, 128, H, D]``.
+
+        They lie behind a step's rotated queries.
+        """
+        tokens, query_heads, head_dim = query.shape
+        rotated = tokens * query_heads * sizes.padded_channels(head_dim) * query.itemsize
+        shape = (2, pages, TILE_TOKENS, heads, head_dim)
+        return self._view(PARTIAL_BYTES + rotated, shape, query.dtype)
+
+    def _view(self, offset_bytes: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        end_bytes = offset_bytes + prod(shape) * dtype.itemsize
+        return self.reserve(end_bytes)[offset_bytes:end_bytes].view(dtype).view(shape)
 
 
 _devices: dict[torch.device, Scratch] = {}

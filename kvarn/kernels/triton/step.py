@@ -7,7 +7,9 @@ In a step of single tokens segment s is the one token of sequence s, and nothing
 such a step may be captured in a CUDA graph, which replays kernels on the batch's own tensors.
 """
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import triton
@@ -33,12 +35,14 @@ class Step:
         segment_sequence: int32 ``[segments]`` index of each segment's sequence in the batch;
             :data:`NONE` beyond the last. None in a step of single tokens.
         segment_tile: int32 ``[segments]`` index of each segment's tile in its sequence, likewise.
+        made: what a layer made of the step that others need as well, by anything.
     """
 
     batch: Batch
     segments: int
     segment_sequence: torch.Tensor | None
     segment_tile: torch.Tensor | None
+    made: dict[Hashable, Any] = field(default_factory=dict, compare=False)
 
 
 def prepare(batch: Batch) -> Step:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kvarn.format.layout import FORMATS, HEAD_DIMS, TileLayout
-from kvarn.kernels.cuda.program import compiled
+from kvarn.kernels.cuda.program import compiled, is_known
 from kvarn.kernels.cuda.source import Variant, is_supported
 from tests.kernels.compiled import SHARED_BYTES, Binary, look_into
 
@@ -52,3 +52,9 @@ def test_what_is_not_supported_is_said() -> None:
     assert not is_supported(layout, torch.float32, group=4)
     assert is_supported(layout, torch.bfloat16, group=16)
     assert not is_supported(layout, torch.bfloat16, group=11)
+
+
+def test_the_compiler_says_which_gpus_it_knows() -> None:
+    assert is_known((9, 0))
+    assert is_known((10, 0))
+    assert not is_known((9, 9))

@@ -1,9 +1,18 @@
-"""Attention of single tokens in CUDA C++, compiled where it runs by the NVRTC that torch brings.
+"""Attention of single tokens, and the store, in CUDA C++.
 
-It takes the place of Triton's kernels on the GPUs that have bulk copies, Hopper's and later.
+The NVRTC that torch brings compiles them where they run. They take the place of Triton's kernels on
+GPUs that have bulk copies, Hopper's and later.
 """
 
 from kvarn.kernels.cuda.decode import attend_single_tokens, make_ready
-from kvarn.kernels.cuda.program import OLDEST
+from kvarn.kernels.cuda.program import OLDEST, is_known
+from kvarn.kernels.cuda.store import make_store_ready, store_tiles
 
-__all__ = ["OLDEST", "attend_single_tokens", "make_ready"]
+__all__ = [
+    "OLDEST",
+    "attend_single_tokens",
+    "is_known",
+    "make_ready",
+    "make_store_ready",
+    "store_tiles",
+]

@@ -105,6 +105,15 @@ def load_function(binary: bytes, name: str, device: torch.device, shared_bytes: 
     return function
 
 
+def is_known(capability: tuple[int, int]) -> bool:
+    """Whether the compiler that is installed makes binaries for a GPU of this capability."""
+    from cuda.bindings import nvrtc  # noqa: PLC0415
+
+    (known,) = _checked(nvrtc.nvrtcGetSupportedArchs())
+    major, minor = capability
+    return 10 * major + minor in known
+
+
 @cache
 def load(variant: Variant, device: torch.device) -> Program:
     """Compile a program for a device and load it there.

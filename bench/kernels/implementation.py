@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Literal, Protocol
 
 import click
 
 from kvarn.kernels.batch import LayerCache
+from kvarn.kernels.library import Prompts
 from kvarn.kernels.select import cuda_kernels
 from kvarn.kernels.triton.arguments import Attention, SingleTokens
 from kvarn.kernels.triton.attention import attend
@@ -52,9 +55,18 @@ def chosen(name: Choice) -> Implementation:
         click.ClickException: there is no such implementation here.
     """
     kernels = None if name == "triton" else cuda_kernels()
+    prompts = _library() if name == "auto" else None
     if name == "cuda" and kernels is None:
         raise click.ClickException("the CUDA kernels do not run here; use --kernels triton")
-    if kernels is None:
-        return TRITON
-    single_tokens = kernels.attend_single_tokens
-    return Implementation(partial(attend, single_tokens=single_tokens), single_tokens)
+    single_tokens = kernels.attend_single_tokens if kernels else None
+    return Implementation(
+        partial(attend, single_tokens=single_tokens, prompts=prompts), single_tokens
+    )
+
+
+def _library() -> Prompts | None:
+    """What attends prompts in the engine, where vLLM is installed."""
+    if find_spec("vllm") is None:
+        return None
+    library: Prompts = import_module("kvarn.engine.flash").flash_attention
+    return library

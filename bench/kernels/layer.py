@@ -10,7 +10,7 @@ from bench.kernels.shape import DEVICE, Shape
 from kvarn.format.layout import TILE_TOKENS, TileFormat, TileLayout
 from kvarn.format.packing import arrays, decode
 from kvarn.format.reference import dequantise
-from kvarn.kernels.batch import Batch, LayerCache
+from kvarn.kernels.batch import Batch, Counts, LayerCache
 from kvarn.kernels.triton import prepare
 from kvarn.kernels.triton.arguments import Attention
 from kvarn.kernels.triton.parts import Cut
@@ -194,6 +194,7 @@ def _batch(shape: Shape, table: torch.Tensor) -> Batch:
         tokens=shape.tokens,
         most_new=shape.most_new,
         longest=shape.longest,
+        counts=Counts(shape.new, shape.lengths),
     )
 
 

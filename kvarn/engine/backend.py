@@ -170,7 +170,8 @@ class KVarnImpl(AttentionImpl[KVarnMetadata]):
         """
         if attn_metadata is None:
             group = self.num_heads // self.num_kv_heads
-            self._kernels.reserve(self.layout, query, group=group)
+            capped = self.soft_cap != 0
+            self._kernels.reserve(self.layout, query, group=group, soft_cap=capped)
             return output.fill_(0)
         tail_metadata = get_forward_context().attn_metadata[self.tail.name]
         tokens = slice(attn_metadata.tokens)

@@ -26,7 +26,8 @@ class Kernels:
         attend_and_store: a layer's work; takes what `prepare` made, and the layer.
         reserve: takes the memory that the work needs beside its arguments, for so many queries
             ``[tokens, Hq, D]``, so that whoever measures memory sees it; and compiles what can be,
-            for so many query heads of a KV head.
+            for so many query heads of a KV head
+            and with a soft cap or without.
         captures: whether a step of single tokens may be captured in a CUDA graph.
     """
 
@@ -51,20 +52,26 @@ def kernels_for(
     if device_type == "cpu":
         return Kernels("PyTorch", plain.prepare, plain.attend_and_store, _nothing, captures=False)
     triton = import_module("kvarn.kernels.triton")  # the library is there on GPU machines alone
-    cuda = None if batch_invariant else cuda_kernels()
+    cuda = cuda_kernels()
     library = None if batch_invariant else prompts
 
-    def reserve(layout: TileLayout, query: torch.Tensor, *, group: int) -> None:
+    def reserve(
+        layout: TileLayout, query: torch.Tensor, *, group: int, soft_cap: bool = False
+    ) -> None:
         dense = library is not None and library(layout.head_dim) is not None
         size_bytes = triton.scratch_bytes(layout, query, group=group, dense=dense)
         triton.scratch(query.device).reserve(size_bytes)
         if cuda:
-            cuda.make_ready(layout, query, group=group)
+            cuda.make_store_ready(layout, query)
+        if cuda and not batch_invariant:
+            cuda.make_ready(layout, query, group=group, soft_cap=soft_cap)
 
     attend = partial(
         triton.attend_and_store,
         batch_invariant=batch_invariant,
-        single_tokens=cuda and cuda.attend_single_tokens,
+        store=cuda and cuda.store_tiles,
+        # The pieces that it cuts work into depend on the batch.
+        single_tokens=None if batch_invariant else cuda and cuda.attend_single_tokens,
         prompts=library,
     )
     name = "CUDA C++ and Triton" if cuda else "Triton"
@@ -76,8 +83,9 @@ def cuda_kernels() -> ModuleType | None:
     if not torch.cuda.is_available() or not find_spec("cuda"):
         return None
     cuda = import_module("kvarn.kernels.cuda")
-    return cuda if torch.cuda.get_device_capability() >= cuda.OLDEST else None
+    capability = torch.cuda.get_device_capability()
+    return cuda if capability >= cuda.OLDEST and cuda.is_known(capability) else None
 
 
-def _nothing(_layout: TileLayout, _query: torch.Tensor, *, group: int) -> None:
+def _nothing(_layout: TileLayout, _query: torch.Tensor, **_options: object) -> None:
     """Plain PyTorch takes its memory as it goes."""

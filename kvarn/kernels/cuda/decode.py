@@ -70,10 +70,10 @@ def variant_for(cache: LayerCache, attention: Attention) -> Variant:
     )
 
 
-def make_ready(layout: TileLayout, query: torch.Tensor, *, group: int) -> None:
+def make_ready(layout: TileLayout, query: torch.Tensor, *, group: int, soft_cap: bool) -> None:
     """Compile and load the program for queries of this type and device, if there is one."""
     if is_supported(layout, query.dtype, group=group):
-        variant = Variant(layout, query.dtype, group=group // sharing(group), soft_cap=False)
+        variant = Variant(layout, query.dtype, group=group // sharing(group), soft_cap=soft_cap)
         load(variant, query.device)
 
 

@@ -38,6 +38,9 @@ class Attention:
         return self.query.shape[1] // self.keys.shape[1]
 
 
+Store = Callable[..., bool]
+"""Takes what Triton's `store_tiles` takes and says that it did its work, or does nothing."""
+
 SingleTokens = Callable[[Step, LayerCache, Attention], bool]
 """Attends the segments of one token, keeps those in the tails, and says so; or does nothing."""
 

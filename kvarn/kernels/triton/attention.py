@@ -5,7 +5,7 @@ import torch
 from kvarn.format.layout import TILE_TOKENS, TileLayout
 from kvarn.kernels.batch import LayerCache
 from kvarn.kernels.library import Prompts
-from kvarn.kernels.triton.arguments import Attention, SingleTokens, compute_type
+from kvarn.kernels.triton.arguments import Attention, SingleTokens, Store, compute_type
 from kvarn.kernels.triton.butterfly import rotate_queries
 from kvarn.kernels.triton.decode import attend_few
 from kvarn.kernels.triton.flash import attend_prompts
@@ -32,6 +32,7 @@ def attend_and_store(
     out: torch.Tensor,
     soft_cap: float = 0.0,
     batch_invariant: bool = False,
+    store: Store | None = None,
     single_tokens: SingleTokens | None = None,
     prompts: Prompts | None = None,
 ) -> None:
@@ -48,13 +49,15 @@ def attend_and_store(
         soft_cap: c, where scores s become c · tanh(s / c); 0 for none.
         batch_invariant: make a query's result independent of what else is in the batch, bit for
             bit, and of the chunks in which its sequence came. Long prompts take longer.
+        store: what stores complete tiles, where it can.
         single_tokens: what attends segments of one token and keeps them in the tails, where it can.
         prompts: what attends those of several tokens, where it can.
     """
     attention = Attention(
         query=query, keys=keys, values=values, out=out, scale=scale, soft_cap=soft_cap
     )
-    store_tiles(step, cache, keys=keys, values=values, faults=cache.faults)
+    if not (store and store(step, cache, keys=keys, values=values, faults=cache.faults)):
+        store_tiles(step, cache, keys=keys, values=values, faults=cache.faults)
     tails_are_written = attend(
         step,
         cache,

@@ -11,7 +11,7 @@ import click
 from kvarn.kernels.batch import LayerCache
 from kvarn.kernels.library import Prompts
 from kvarn.kernels.select import cuda_kernels
-from kvarn.kernels.triton.arguments import Attention, SingleTokens
+from kvarn.kernels.triton.arguments import Attention, SingleTokens, Store
 from kvarn.kernels.triton.attention import attend
 from kvarn.kernels.triton.step import Step
 
@@ -24,7 +24,7 @@ class Attend(Protocol):
     def __call__(
         self, step: Step, cache: LayerCache, attention: Attention, *, cut: Any = None
     ) -> object:
-        """Attend, Triton's kernels in their own cut if there is none."""
+        """Attend, Triton's kernels in their own cut if there is none; true if tails are written."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,12 @@ class Implementation:
     Attributes:
         attend: does it.
         single_tokens: what does it in CUDA C++ for sequences of one new token; None without.
+        store: what stores complete tiles in CUDA C++; None without.
     """
 
     attend: Attend
     single_tokens: SingleTokens | None = None
+    store: Store | None = None
 
     def ran(self, step: Step, cache: LayerCache, attention: Attention) -> str:
         """Whose kernels attend a decode step; attends it."""
@@ -60,7 +62,9 @@ def chosen(name: Choice) -> Implementation:
         raise click.ClickException("the CUDA kernels do not run here; use --kernels triton")
     single_tokens = kernels.attend_single_tokens if kernels else None
     return Implementation(
-        partial(attend, single_tokens=single_tokens, prompts=prompts), single_tokens
+        partial(attend, single_tokens=single_tokens, prompts=prompts),
+        single_tokens,
+        store=kernels.store_tiles if kernels else None,
     )
 
 

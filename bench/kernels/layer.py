@@ -27,7 +27,7 @@ class Layer:
     def __init__(
         self, shape: Shape, tile_format: TileFormat, implementation: Implementation
     ) -> None:
-        self.shape, self._attend = shape, implementation.attend
+        self.shape, self._implementation = shape, implementation
         self.layout = TileLayout(tile_format, shape.head_dim)
         tables = shape.tables(TILE_TOKENS, self.layout.bytes_per_token * shape.kv_heads)
         self.steps = [prepare(_batch(shape, table)) for table in tables]
@@ -100,7 +100,7 @@ class Layer:
         """Calls of attention alone."""
 
         def call(step: Step) -> Callable[[], object]:
-            return lambda: self._attend(step, self.cache, self.attention, cut=cut)
+            return lambda: self._implementation.attend(step, self.cache, self.attention, cut=cut)
 
         return [call(step) for step in self.steps]
 
@@ -122,15 +122,20 @@ class Layer:
 
     def store_step(self, step: Step) -> None:
         """Store what a step brings."""
+        self.store_tiles(step)
+        write_tails(step, self.cache, keys=self.attention.keys, values=self.attention.values)
+
+    def store_tiles(self, step: Step) -> None:
+        """Store the tiles that a step completes."""
         rows = {"keys": self.attention.keys, "values": self.attention.values}
-        store_tiles(step, self.cache, **rows)
-        write_tails(step, self.cache, **rows)
+        store = self._implementation.store
+        if not (store and store(step, self.cache, **rows)):
+            store_tiles(step, self.cache, **rows)
 
     def _whole(self, step: Step) -> None:
-        rows = {"keys": self.attention.keys, "values": self.attention.values}
-        store_tiles(step, self.cache, **rows)
-        self._attend(step, self.cache, self.attention)
-        write_tails(step, self.cache, **rows)
+        self.store_tiles(step)
+        if not self._implementation.attend(step, self.cache, self.attention):
+            write_tails(step, self.cache, keys=self.attention.keys, values=self.attention.values)
 
     def error(self) -> float:
         """Relative error of the whole step against float64, the output poisoned before."""

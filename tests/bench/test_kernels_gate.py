@@ -58,7 +58,7 @@ def test_a_cycle_completes_a_tile_of_each_sequence() -> None:
     layer = Layer(DECODE, K4V2, TRITON)
     taken: list[torch.Tensor] = []
     layer.store_step = lambda step: taken.append(step.batch.lengths)  # type: ignore[method-assign]
-    for call in store.cycle(layer):
+    for call in store.cycle(layer, writes_tails=True):
         call()
     closing = sum((lengths % TILE_TOKENS == 0).int() for lengths in taken)
     assert closing.tolist() == [1, 1, 1]

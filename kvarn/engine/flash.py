@@ -6,6 +6,7 @@ from importlib import import_module
 from vllm.logger import init_logger
 from vllm.platforms import current_platform
 
+from kvarn.format.scratch import DENSE_CHANNELS
 from kvarn.kernels.library import Flash
 
 logger = init_logger("vllm.kvarn")  # only loggers below vLLM's have a handler
@@ -13,14 +14,11 @@ logger = init_logger("vllm.kvarn")  # only loggers below vLLM's have a handler
 VERSIONS = (2, 3)
 """Versions that are compiled beforehand, and that attend pages of 128 tokens."""
 
-MOST_CHANNELS = 256
-"""Per head, in those versions."""
-
 
 @cache
 def flash_attention(head_dim: int) -> Flash | None:
     """The function that attends heads of so many channels, if vLLM has one for this device."""
-    if not current_platform.is_cuda() or head_dim > MOST_CHANNELS:
+    if not current_platform.is_cuda() or head_dim > DENSE_CHANNELS:
         return None
     try:
         library = import_module("vllm.v1.attention.backends.fa_utils")

@@ -13,6 +13,9 @@ DENSE_BYTES = 128 << 20
 """Bytes for keys and values as the model made them; histories that do not fit are attended in
 pieces, and a piece of 32,768 tokens of 8 heads of 128 channels costs little more than its work."""
 
+DENSE_CHANNELS = 256
+"""Most channels per head of a model whose prompts a library attends."""
+
 
 def scratch_bytes(
     *, tokens: int, query_heads: int, kv_heads: int, head_dim: int, element_bytes: int, dense: bool

@@ -108,8 +108,8 @@ def attempt(problem: Problem, cache_format: CacheFormat) -> Draft | Misfit:
     layout = cache_layout(problem.shape, problem.accelerator, cache_format, problem.version)
     best: Draft | None = None
     for batch in problem.batches():
-        narrowed = _narrowed(problem, layout, batch)
-        room = _room(problem, layout, narrowed)
+        narrowed = _narrowed(problem, cache_format, layout, batch)
+        room = _room(problem, cache_format, layout, narrowed)
         if room.holds(problem.needed_tokens):
             draft = _draft(problem, cache_format, narrowed, room)
             if best is None or draft.served > MORE * best.served:
@@ -129,17 +129,19 @@ def fits(problem: Problem, cache_format: CacheFormat) -> bool:
     *_, smallest = problem.batches()
     if not problem.limits.max_sequences:
         smallest = replace(smallest, max_sequences=1)
-    return _room(problem, layout, smallest).holds(problem.needed_tokens)
+    return _room(problem, cache_format, layout, smallest).holds(problem.needed_tokens)
 
 
-def _room(problem: Problem, layout: CacheLayout, batch: Batch) -> Room:
-    lines = problem.held(batch)
+def _room(problem: Problem, cache_format: CacheFormat, layout: CacheLayout, batch: Batch) -> Room:
+    lines = problem.held(batch, cache_format)
     taken = sum(line.size_bytes for line in lines)
     in_flight_tokens = problem.in_flight_steps * batch.max_batched_tokens
     return Room(layout, lines, problem.budget_bytes - taken, in_flight_tokens)
 
 
-def _narrowed(problem: Problem, layout: CacheLayout, batch: Batch) -> Batch:
+def _narrowed(
+    problem: Problem, cache_format: CacheFormat, layout: CacheLayout, batch: Batch
+) -> Batch:
     """The batch with no more sequences than the cache holds requests of the workload.
 
     Fewer sequences leave more memory to the cache, so the number is searched for.
@@ -149,7 +151,7 @@ def _narrowed(problem: Problem, layout: CacheLayout, batch: Batch) -> Batch:
     low, high = 1, batch.max_sequences
     while low < high:
         middle = ceil_div(low + high, 2)
-        room = _room(problem, layout, replace(batch, max_sequences=middle))
+        room = _room(problem, cache_format, layout, replace(batch, max_sequences=middle))
         enough = room.holds(problem.needed_tokens) and _requests(problem, room) >= middle
         low, high = (middle, high) if enough else (low, middle - 1)
     return replace(batch, max_sequences=low)

@@ -8,7 +8,9 @@ fitted by `bench/planner_fit.py`.
 
 from dataclasses import dataclass
 
+from kvarn.format.scratch import DENSE_CHANNELS, scratch_bytes
 from kvarn.planner.accelerators import Accelerator
+from kvarn.planner.cache import kv_heads_per_device
 from kvarn.planner.shape import ModelShape
 from kvarn.planner.version import MIB, EngineVersion
 
@@ -56,6 +58,23 @@ def overhead(
         AccountLine("nonTorch", non_torch_bytes(accelerator, version), "CUDA context, NCCL"),
         AccountLine("cudaGraphs", graph_bytes(shape, batch, version), "vLLM's estimate"),
     )
+
+
+def scratch(shape: ModelShape, accelerator: Accelerator, batch: Batch) -> AccountLine:
+    """What the kernels that attend tiles keep between them on a GPU.
+
+    Prompts take the most of it where a library attends them; where none does, there is some to
+    spare.
+    """
+    size_bytes = scratch_bytes(
+        tokens=batch.max_batched_tokens,
+        query_heads=shape.attention_heads // accelerator.count,
+        kv_heads=kv_heads_per_device(shape.kv_heads, accelerator),
+        head_dim=shape.head_dim,
+        element_bytes=shape.dtype_bytes,
+        dense=shape.dtype_bytes == 2 and shape.head_dim <= DENSE_CHANNELS,
+    )
+    return AccountLine("scratch", size_bytes, "attention of tiles, for all layers")
 
 
 def weight_bytes(shape: ModelShape, accelerator: Accelerator) -> int:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from kvarn.planner.accelerators import GIB, Accelerator
 from kvarn.planner.correction import UNCORRECTED, Correction
-from kvarn.planner.memory import AccountLine, Batch, overhead
+from kvarn.planner.formats import CacheFormat
+from kvarn.planner.memory import AccountLine, Batch, overhead, scratch
 from kvarn.planner.shape import ModelShape
 from kvarn.planner.version import EngineVersion
 from kvarn.planner.workload import Limits, Workload
@@ -75,9 +76,11 @@ class Problem:
         """Steps that vLLM schedules at once; it does not look ahead on the CPU."""
         return 1 if self.accelerator.is_cpu else self.version.in_flight_steps
 
-    def held(self, batch: Batch) -> tuple[AccountLine, ...]:
+    def held(self, batch: Batch, cache_format: CacheFormat) -> tuple[AccountLine, ...]:
         """What one device holds beside the cache, and what earlier starts taught of it."""
         lines = overhead(self.shape, self.accelerator, batch, self.version)
+        if cache_format.tiled and not self.accelerator.is_cpu:
+            lines = (*lines, scratch(self.shape, self.accelerator, batch))
         learned = self.correction.size_bytes
         return (*lines, AccountLine("learned", learned, "earlier starts")) if learned else lines
 

@@ -17,6 +17,7 @@ TITLES = {
     "activations": "activations",
     "nonTorch": "outside PyTorch",
     "cudaGraphs": "CUDA graphs",
+    "scratch": "scratch",
     "runtime": "runtime",
     "learned": "learned",
     "cache": "KV cache",

@@ -26,7 +26,7 @@ def launch(name: str, head_dim: int, dtype: torch.dtype = torch.bfloat16) -> Non
     pages = torch.empty(2, 3, 128, world.heads, head_dim, dtype=dtype)
     write_pages(step, cache, attention, places, pages)
     results = (query, torch.zeros(query.shape[1], 30))
-    join(results, results, starts=step.batch.starts, most=30)
+    join(results, results, starts=step.batch.starts, sequence=0, most=30)
 
 
 def compiled(capability: int, name: str, head_dim: int) -> list[Binary]:

@@ -2,8 +2,8 @@
 
 ``prepare`` cuts a batch into segments, on the device and without waiting for it.
 ``attend_and_store`` stores the tiles that the step completes, attends, and writes the tails:
-segments of few tokens by :mod:`~kvarn.kernels.triton.decode`, longer ones by
-:mod:`~kvarn.kernels.triton.prefill`.
+segments of few tokens by :mod:`~kvarn.kernels.triton.decode`, longer ones by a library
+(:mod:`~kvarn.kernels.triton.flash`) or, where it cannot, by :mod:`~kvarn.kernels.triton.prefill`.
 """
 
 from kvarn.kernels.triton.attention import attend_and_store

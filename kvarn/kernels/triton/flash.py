@@ -63,7 +63,8 @@ def attend_prompts(step: Step, cache: LayerCache, attention: Attention, prompts:
         join(
             (attention.out, exponents),
             (more, more_exponents),
-            starts=step.batch.starts[piece.first : piece.last + 1],
+            starts=step.batch.starts,
+            sequence=piece.first,
             most=counts.new[piece.first],
         )
     return True

@@ -16,13 +16,16 @@ Results = tuple[torch.Tensor, torch.Tensor]
 """``[tokens, Hq, D]``, and float32 ``[Hq, tokens]``: logarithms of the sums of their weights."""
 
 
-def join(results: Results, more: Results, *, starts: torch.Tensor, most: int) -> None:
+def join(
+    results: Results, more: Results, *, starts: torch.Tensor, sequence: int, most: int
+) -> None:
     """Join results of a sequence with more of them, in place.
 
     Args:
         results: over some keys.
         more: over others; logarithms that are not finite say that there are none.
-        starts: ``[2]`` the sequence's first token, and the token after its last one.
+        starts: of the batch.
+        sequence: which.
         most: its tokens, or more.
     """
     (out, exponents), (more_out, more_exponents) = results, more
@@ -35,12 +38,13 @@ def join(results: Results, more: Results, *, starts: torch.Tensor, most: int) ->
         more_exponents,
         more_exponents.stride(0),
         starts,
+        sequence,
         D=head_dim,
         K=triton.next_power_of_2(head_dim),
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["exponents_head", "more_exponents_head", "sequence"])
 def _join(
     out: Rows,
     exponents: tl.tensor,
@@ -49,10 +53,12 @@ def _join(
     more_exponents: tl.tensor,
     more_exponents_head: tl.tensor,
     starts: tl.tensor,
+    sequence: tl.tensor,
     D: tl.constexpr,
     K: tl.constexpr,
 ) -> None:
     """Some tokens of a query head; the grid is ``(·, Hq)``."""
+    starts += sequence
     row = tl.load(starts).to(tl.int64) + tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = row < tl.load(starts + 1)
     head = tl.program_id(1).to(tl.int64)

@@ -24,6 +24,10 @@ SINGLE = tl.constexpr(1)
 COLUMNS = tl.constexpr(128)
 """Pages of a segment that are written at once."""
 
+SEQUENCES = 1024
+"""Sequences that a program looks at; of a larger batch, as many as there are. One number for all
+usual batches, so that the kernel is compiled once."""
+
 WHOLE = 2**30
 """More tiles than a history has."""
 
@@ -83,10 +87,9 @@ class Places:
             piece.last,
             piece.begin,
             WHOLE if piece.stop is None else piece.stop,
+            piece.width,
             OWN=piece.stop is None,
-            WIDTH=piece.width,
-            SEQUENCES=triton.next_power_of_2(len(batch.lengths)),
-            num_warps=1,
+            SEQUENCES=max(SEQUENCES, triton.next_power_of_2(len(batch.lengths))),
         )
         return cls(piece, *tensors)
 
@@ -114,7 +117,7 @@ def _histories(
     return index, tiles, first_tile, tl.where(several, last_tile - first_tile + 1, 0)
 
 
-@triton.jit(do_not_specialize=["segments", "pages", "first", "last", "begin", "stop"])
+@triton.jit(do_not_specialize=["segments", "pages", "first", "last", "begin", "stop", "width"])
 def _place(
     starts: tl.tensor,
     lengths: tl.tensor,
@@ -127,8 +130,8 @@ def _place(
     last: tl.tensor,
     begin: tl.tensor,
     stop: tl.tensor,
+    width: tl.tensor,
     OWN: tl.constexpr,
-    WIDTH: tl.constexpr,
     SEQUENCES: tl.constexpr,
 ) -> None:
     """Segment i and page i."""
@@ -161,9 +164,9 @@ def _place(
         own = tl.sum(tiles + tl.where(earlier, own_tiles, 0), 0)
         own += tile - tl.sum(tl.where(index == sequence, first_tile, 0), 0)
         tl.store(places.own + i, tl.where(asked, own, ABSENT))
-        for start in range(0, WIDTH, COLUMNS):
+        for start in range(0, width, COLUMNS):
             column = start + tl.arange(0, COLUMNS)
             chosen = tl.where(asked & (column < count), page + column, 0)
             if OWN:
                 chosen = tl.where(asked & (column == count), own, chosen)
-            tl.store(places.table + i * WIDTH + column, chosen, mask=column < WIDTH)
+            tl.store(places.table + i * width + column, chosen, mask=column < width)

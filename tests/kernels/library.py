@@ -1,5 +1,6 @@
 """The library that attends prompts: FlashAttention, or PyTorch in its place."""
 
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
@@ -30,7 +31,7 @@ def stand_in(
 
     Rows without keys get zeros. Whatever a page holds is multiplied with some weight.
     """
-    exponents = torch.full((q.shape[1], q.shape[0]), torch.nan)
+    exponents = torch.full((q.shape[1], q.shape[0]), torch.nan, device=q.device)
     bounds = cu_seqlens_q.tolist()
     pages, group = k.shape[1], q.shape[1] // k.shape[2]
     for index, (begin, end) in enumerate(pairwise(bounds)):
@@ -44,8 +45,8 @@ def stand_in(
         scores = torch.einsum("nhd,thd->hnt", q[begin:end].float(), keys) * softmax_scale
         if softcap:
             scores = softcap * (scores / softcap).tanh()
-        position = torch.arange(length - (end - begin), length)[:, None]
-        place = torch.arange(len(keys))
+        position = torch.arange(length - (end - begin), length, device=q.device)[:, None]
+        place = torch.arange(len(keys), device=q.device)
         hidden = (place >= length) | ((place > position) & causal)
         scores = scores.masked_fill(hidden, -torch.inf)
         weights = scores.softmax(-1).nan_to_num()
@@ -56,7 +57,7 @@ def stand_in(
 
 def library(head_dim: int) -> Flash | None:
     """The function for so many channels."""
-    if DEVICE.type == "cuda":
+    if DEVICE.type == "cuda" and find_spec("vllm"):
         from kvarn.engine.flash import flash_attention
 
         return flash_attention(head_dim)

@@ -36,6 +36,11 @@ SECONDS, QUICK_SECONDS = 20.0, 8.0
 NONE = "none"
 
 
+def shape_name(model: str) -> str:
+    """That of its file; dots belong to names such as llama-3.1-8b."""
+    return Path(model).name.removesuffix(".json")
+
+
 def find_model(name: str) -> Path:
     """The config of a shape, by its name or its path.
 
@@ -122,7 +127,8 @@ def main(
         logs=logs or Path(tempfile.mkdtemp(prefix="kvarn-serving-")),
         limit_seconds=limit,
     )
-    shapes = {Path(name).stem: find_model(name) for name in models or DEFAULT_MODELS}
+    names = models or DEFAULT_MODELS
+    shapes = {shape_name(model): find_model(model) for model in names}
     bench.logs.mkdir(parents=True, exist_ok=True)
     well = True
     for name, config in shapes.items():

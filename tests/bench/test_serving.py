@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.serving import process
-from bench.serving.__main__ import main, scenario_of
+from bench.serving.__main__ import main, scenario_of, shape_name
 from bench.serving.process import FailedError
 from bench.serving.record import Record, burst_times, fastest, goals
 from bench.serving.report import line, tables
@@ -109,6 +109,11 @@ def test_a_model_that_is_not_there_is_refused() -> None:
     result = CliRunner().invoke(main, ["--model", "gpt-9"])
 
     assert (result.exit_code, "llama-3.1-8b" in result.output) == (2, True)
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "shapes/llama-3.1-8b.json", "llama-3.1-8b/"])
+def test_a_shape_keeps_the_dots_of_its_name(model: str) -> None:
+    assert shape_name(model) == "llama-3.1-8b"
 
 
 def test_goals_are_met_by_what_is_fast_enough() -> None:

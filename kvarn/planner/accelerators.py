@@ -22,6 +22,7 @@ class Accelerator:
             the CPU.
         bandwidth_bytes: what one device reads per second at most, from its data sheet.
         flops: dense operations on 16-bit numbers that one device does per second at most.
+        capability: NVIDIA's compute capability, such as 9.0; 0 where it is not known.
         count: devices that share a layer; tensor parallel size.
         stages: parts that the layers are dealt to; pipeline parallel size.
     """
@@ -30,6 +31,7 @@ class Accelerator:
     memory_bytes: int
     bandwidth_bytes: int = 0
     flops: int = 0
+    capability: float = 0.0
     count: int = 1
     stages: int = 1
 
@@ -168,65 +170,66 @@ _FILLER = re.compile(
 # Memory: «GPU 0 has a total capacity of N GiB» in PyTorch's and vLLM's messages, which is what
 # vLLM multiplies with --gpu-memory-utilization. The driver keeps some: nvidia-smi shows up to
 # 2 % more. Where drivers differ, the smaller figure stands. Bandwidth in GB/s and dense 16-bit
-# tensor operations in TFLOP/s: NVIDIA's data sheets.
+# tensor operations in TFLOP/s: NVIDIA's data sheets. Last, the compute capability.
 _TABLE = """
-B300-SXM6-288GB                     267.69  8000   2250
-GB300-288GB                         276.5   8000   2500
-GB200-186GB                         184.31  8000   2500
-B200-180GB                          178.35  8000   2250
-H200-141GB                          139.8   4800    989
-H200-NVL-141GB                      139.8   4800    835
-H100-80GB-HBM3                       79.18  3350    989
-H100-PCIe-80GB                       79.18  2000    756
-H100-NVL-94GB                        93.0   3900    835
-H800-80GB                            79.18  3350    989
-GH200-144GB-HBM3e                   139.8   4900    989
-GH200-480GB                          94.5   4000    989
-H20-96GB                             95.0   4000    148
-A100-SXM4-80GB                       79.25  2039    312
-A100-PCIE-80GB                       79.25  1935    312
-A100-SXM4-40GB                       39.38  1555    312
-A100-PCIE-40GB                       39.38  1555    312
-A800-SXM4-80GB                       79.25  2039    312
-A30-24GB                             23.5    933    165
-A40-48GB                             44.34   696    150
-A16-16GB                             14.53   200     18
-A10-24GB                             22.03   600    125
-A10G-24GB                            22.03   600     70
-A2-16GB                              14.53   200     18
-L40S-48GB                            44.39   864    362
-L40-48GB                             44.39   864    181
-L20-48GB                             44.39   864    120
-L4-24GB                              22.03   300    121
-Tesla-T4-16GB                        14.56   320     65
-GB10-128GB                          121.6    273    125
-RTX-PRO-6000-Blackwell-96GB          94.97  1792    252
-RTX-PRO-5000-Blackwell-48GB          47.3   1344    147
-RTX-6000-Ada-Generation-48GB         47.38   960    182
-RTX-5000-Ada-Generation-32GB         31.4    576    131
-RTX-A6000-48GB                       47.4    768    155
-RTX-A5000-24GB                       23.5    768    111
-Quadro-RTX-8000-48GB                 47.27   672    131
-GeForce-RTX-5090-32GB                31.36  1792    210
-GeForce-RTX-5080-16GB                15.46   960    113
-GeForce-RTX-5070-Ti-16GB             15.46   896     88
-GeForce-RTX-4090-24GB                23.51  1008    165
-GeForce-RTX-4080-16GB                15.57   717     97
-GeForce-RTX-4070-Ti-SUPER-16GB       15.57   672     88
-GeForce-RTX-4060-Ti-16GB             15.57   288     44
-GeForce-RTX-3090-Ti-24GB             23.55  1008     80
-GeForce-RTX-3090-24GB                23.55   936     71
-GeForce-RTX-3060-12GB                11.63   360     25
+B300-SXM6-288GB                     267.69  8000   2250   10.3
+GB300-288GB                         276.5   8000   2500   10.3
+GB200-186GB                         184.31  8000   2500   10.0
+B200-180GB                          178.35  8000   2250   10.0
+H200-141GB                          139.8   4800    989    9.0
+H200-NVL-141GB                      139.8   4800    835    9.0
+H100-80GB-HBM3                       79.18  3350    989    9.0
+H100-PCIe-80GB                       79.18  2000    756    9.0
+H100-NVL-94GB                        93.0   3900    835    9.0
+H800-80GB                            79.18  3350    989    9.0
+GH200-144GB-HBM3e                   139.8   4900    989    9.0
+GH200-480GB                          94.5   4000    989    9.0
+H20-96GB                             95.0   4000    148    9.0
+A100-SXM4-80GB                       79.25  2039    312    8.0
+A100-PCIE-80GB                       79.25  1935    312    8.0
+A100-SXM4-40GB                       39.38  1555    312    8.0
+A100-PCIE-40GB                       39.38  1555    312    8.0
+A800-SXM4-80GB                       79.25  2039    312    8.0
+A30-24GB                             23.5    933    165    8.0
+A40-48GB                             44.34   696    150    8.6
+A16-16GB                             14.53   200     18    8.6
+A10-24GB                             22.03   600    125    8.6
+A10G-24GB                            22.03   600     70    8.6
+A2-16GB                              14.53   200     18    8.6
+L40S-48GB                            44.39   864    362    8.9
+L40-48GB                             44.39   864    181    8.9
+L20-48GB                             44.39   864    120    8.9
+L4-24GB                              22.03   300    121    8.9
+Tesla-T4-16GB                        14.56   320     65    7.5
+GB10-128GB                          121.6    273    125   12.1
+RTX-PRO-6000-Blackwell-96GB          94.97  1792    252   12.0
+RTX-PRO-5000-Blackwell-48GB          47.3   1344    147   12.0
+RTX-6000-Ada-Generation-48GB         47.38   960    182    8.9
+RTX-5000-Ada-Generation-32GB         31.4    576    131    8.9
+RTX-A6000-48GB                       47.4    768    155    8.6
+RTX-A5000-24GB                       23.5    768    111    8.6
+Quadro-RTX-8000-48GB                 47.27   672    131    7.5
+GeForce-RTX-5090-32GB                31.36  1792    210   12.0
+GeForce-RTX-5080-16GB                15.46   960    113   12.0
+GeForce-RTX-5070-Ti-16GB             15.46   896     88   12.0
+GeForce-RTX-4090-24GB                23.51  1008    165    8.9
+GeForce-RTX-4080-16GB                15.57   717     97    8.9
+GeForce-RTX-4070-Ti-SUPER-16GB       15.57   672     88    8.9
+GeForce-RTX-4060-Ti-16GB             15.57   288     44    8.9
+GeForce-RTX-3090-Ti-24GB             23.55  1008     80    8.6
+GeForce-RTX-3090-24GB                23.55   936     71    8.6
+GeForce-RTX-3060-12GB                11.63   360     25    8.6
 """
 
 
 def _parse(line: str) -> Accelerator:
-    product, gib, gigabytes, teraflops = line.split()
+    product, gib, gigabytes, teraflops, capability = line.split()
     return Accelerator(
         product=product,
         memory_bytes=round(float(gib) * GIB),
         bandwidth_bytes=int(gigabytes) * 10**9,
         flops=int(teraflops) * 10**12,
+        capability=float(capability),
     )
 
 

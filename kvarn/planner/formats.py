@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from kvarn.format.layout import FORMATS as TILE_FORMATS
 from kvarn.format.layout import HEAD_DIMS, TILE_TOKENS, TileLayout
+from kvarn.planner.accelerators import Accelerator
 from kvarn.planner.layer_kind import LayerKind
 from kvarn.planner.shape import ModelShape
 
@@ -12,9 +13,16 @@ GPU_BLOCK_TOKENS = 16
 CPU_BLOCK_TOKENS = 128
 """vLLM's default block sizes (`CacheConfig.DEFAULT_BLOCK_SIZE`, `CpuPlatform`)."""
 
-PLAIN_SHARE, FP8_SHARE, TILE_SHARE = 0.9, 0.55, 0.55
-"""Bandwidth that decoding reaches, of an H200's 4.8 TB/s: FlashAttention 3 on bf16 and on fp8 at 64
-sequences of 8,192 tokens, a portable Triton kernel on tiles."""
+PLAIN_SHARE, FP8_SHARE, TILE_SHARE = 0.9, 0.55, 0.6
+"""Bandwidth that decoding reaches in vLLM's steps, of an H200's 4.8 TB/s, at 64 sequences of 8,192
+tokens: FlashAttention 3 on bf16 and on fp8, our kernels on tiles
+(bench/results/serving-h200.json)."""
+
+PORTABLE_SHARE = 0.5
+"""That of our kernels in Triton, on an H100."""
+
+NATIVE_CAPABILITY, OLDEST_CAPABILITY = 9.0, 8.0
+"""From where on tiles have kernels in CUDA C++, and kernels at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,17 +33,17 @@ class CacheFormat:
         name: as in the resource's `cache.format`.
         kv_cache_dtype: vLLM's `--kv-cache-dtype`.
         kind_bytes: (shape, kind) -> bytes of one token for one KV head of one such layer.
-        refusal: (shape, on_cpu) -> why this format cannot serve the model, empty if it can.
-        bandwidth_share: of the data sheet's bandwidth, what attention reads such a cache with when
-            it decodes.
+        refusal: (shape, device) -> why this format cannot serve the model, empty if it can.
+        bandwidth_share: device -> of the data sheet's bandwidth, what attention reads such a cache
+            with when it decodes.
         tiled: whether blocks are tiles, and each sequence's open tile lies in tail pages.
     """
 
     name: str
     kv_cache_dtype: str
     kind_bytes: Callable[[ModelShape, LayerKind], int]
-    refusal: Callable[[ModelShape, bool], str]
-    bandwidth_share: float
+    refusal: Callable[[ModelShape, Accelerator], str]
+    bandwidth_share: Callable[[Accelerator], float]
     tiled: bool
 
     def token_bytes(self, shape: ModelShape) -> int:
@@ -56,8 +64,8 @@ def _plain(
         name=name,
         kv_cache_dtype=kv_cache_dtype,
         kind_bytes=lambda shape, kind: kind.token_numbers * (element_bytes or shape.dtype_bytes),
-        refusal=_refuse_fp8 if element_bytes == 1 else lambda _shape, _on_cpu: "",
-        bandwidth_share=bandwidth_share,
+        refusal=_refuse_fp8 if element_bytes == 1 else lambda _shape, _device: "",
+        bandwidth_share=lambda _device: bandwidth_share,
         tiled=False,
     )
 
@@ -70,16 +78,22 @@ def _tiled(name: str) -> CacheFormat:
             TileLayout(TILE_FORMATS[name], kind.head_dim).bytes_per_token
         ),
         refusal=_refuse_tiles,
-        bandwidth_share=TILE_SHARE,
+        bandwidth_share=_tile_share,
         tiled=True,
     )
 
 
-def _refuse_fp8(_shape: ModelShape, on_cpu: bool) -> str:
-    return "fp8 on a CPU needs AVX-512, which a plan cannot see" if on_cpu else ""
+def _tile_share(device: Accelerator) -> float:
+    return TILE_SHARE if device.capability >= NATIVE_CAPABILITY else PORTABLE_SHARE
 
 
-def _refuse_tiles(shape: ModelShape, _on_cpu: bool) -> str:
+def _refuse_fp8(_shape: ModelShape, device: Accelerator) -> str:
+    return "fp8 on a CPU needs AVX-512, which a plan cannot see" if device.is_cpu else ""
+
+
+def _refuse_tiles(shape: ModelShape, device: Accelerator) -> str:
+    if 0 < device.capability < OLDEST_CAPABILITY:
+        return f"a GPU of compute capability {device.capability}; tiles need {OLDEST_CAPABILITY}"
     for kind in shape.kinds:
         if kind.kind in _UNTILED:
             return _UNTILED[kind.kind]

@@ -49,7 +49,7 @@ class Roofline:
         device, shape = self.accelerator, self.shape
         weights = self._read_weights(requests) / WEIGHT_SHARE
         states = requests * self._state_bytes() / WEIGHT_SHARE
-        cache = requests * self.sequence_bytes(length) / self.cache_format.bandwidth_share
+        cache = requests * self.sequence_bytes(length) / self.cache_format.bandwidth_share(device)
         memory = (weights + states + cache) / device.bandwidth_bytes
         compute = requests * self._token_flops(length) / (COMPUTE_SHARE * device.flops)
         reduces = 2 * REDUCE_SECONDS if device.count > 1 else 0.0

@@ -38,7 +38,8 @@ def held_tokens(shape: ModelShape, cache_format: str, tokens: int) -> float:
 
 def ratios(shape: ModelShape) -> Ratios:
     """Format, then length, to tokens against bf16's; formats that do not serve it left out."""
-    serving = [name for name, each in FORMATS.items() if not each.refusal(shape, False)]
+    gpu = Accelerator.find(GPU)
+    serving = [name for name, each in FORMATS.items() if not each.refusal(shape, gpu)]
     return {
         name: {
             str(tokens): round(

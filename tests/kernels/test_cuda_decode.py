@@ -9,7 +9,7 @@ import torch
 from kvarn.format.layout import FORMATS, TileLayout
 from kvarn.format.reference import dequantise, quantise
 from kvarn.kernels import triton
-from kvarn.kernels.cuda.decode import launch, variant_for
+from kvarn.kernels.cuda.decode import attend_single_tokens, launch, variant_for
 from kvarn.kernels.cuda.program import Program, load
 from kvarn.kernels.cuda.source import Variant
 from kvarn.kernels.triton import memory
@@ -147,3 +147,15 @@ def test_results_that_do_not_fit_into_memory_take_turns(monkeypatch: pytest.Monk
     monkeypatch.setattr(memory, "PARTIAL_BYTES", 4 * (runs * 2 * 65 + 2 * 4))
     crowded.run({0: (0, 259), 1: (0, 129)})
     check(crowded, {0: (259, 260), 1: (129, 130)})
+
+
+def test_rows_that_lie_askew_are_left_to_others() -> None:
+    """Loads are of 16 bytes."""
+    askew = small([20])
+    query = torch.zeros(2 * askew.query[0][:1].numel(), dtype=torch.float16, device=DEVICE)
+    query = query[1:].view(-1)[: askew.query[0][:1].numel()].view_as(askew.query[0][:1])
+    keys, values = askew.keys[0][:1], askew.values[0][:1]
+    out = torch.zeros_like(askew.query[0][:1])
+    attention = Attention(query, keys, values, out, scale=1.0, soft_cap=0.0)
+    step = triton.prepare(askew.batch({0: (0, 1)}))
+    assert not attend_single_tokens(step, askew.cache([0]), attention)

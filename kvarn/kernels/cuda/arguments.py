@@ -7,6 +7,9 @@ import torch
 from kvarn.kernels.batch import LayerCache
 from kvarn.kernels.triton.step import Step
 
+ALIGNMENT = 16
+"""Bytes of the widest loads."""
+
 
 class Rows(ctypes.Structure):
     """``[tokens, heads, D]``, channels contiguous; strides in elements."""
@@ -42,6 +45,15 @@ class Segments(ctypes.Structure):
         ("tail_stride", ctypes.c_int64),
         ("first", ctypes.c_int),
         ("count", ctypes.c_int),
+    )
+
+
+def are_aligned(*tensors: torch.Tensor) -> bool:
+    """Whether kernels can load 16 bytes at a time wherever a head of a token or page begins."""
+    return all(
+        number * tensor.element_size() % ALIGNMENT == 0
+        for tensor in tensors
+        for number in (tensor.data_ptr() // tensor.element_size(), *tensor.stride()[:2])
     )
 
 

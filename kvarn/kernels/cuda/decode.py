@@ -6,7 +6,15 @@ import torch
 
 from kvarn.format.layout import TileLayout
 from kvarn.kernels.batch import LayerCache
-from kvarn.kernels.cuda.arguments import Pages, Rows, Segments, pages_of, rows_of, segments_of
+from kvarn.kernels.cuda.arguments import (
+    Pages,
+    Rows,
+    Segments,
+    are_aligned,
+    pages_of,
+    rows_of,
+    segments_of,
+)
 from kvarn.kernels.cuda.program import JOIN_WARPS, Program, load
 from kvarn.kernels.cuda.source import Variant, is_supported, sharing
 from kvarn.kernels.triton.arguments import Attention
@@ -56,7 +64,10 @@ def attend_single_tokens(step: Step, cache: LayerCache, attention: Attention) ->
         whether it was done; if not, nothing was.
     """
     query = attention.query
+    rows = (query, attention.keys, attention.values, attention.out)
     if not is_supported(cache.layout, query.dtype, group=attention.group):
+        return False
+    if not are_aligned(*rows, cache.tail, cache.packed):
         return False
     launch(load(variant_for(cache, attention), query.device), step, cache, attention)
     return True

@@ -11,7 +11,15 @@ import torch
 from kvarn.format import reference
 from kvarn.format.layout import TILE_TOKENS, TileLayout
 from kvarn.kernels.batch import NULL_PAGE, LayerCache
-from kvarn.kernels.cuda.arguments import Pages, Rows, Segments, pages_of, rows_of, segments_of
+from kvarn.kernels.cuda.arguments import (
+    Pages,
+    Rows,
+    Segments,
+    are_aligned,
+    pages_of,
+    rows_of,
+    segments_of,
+)
 from kvarn.kernels.cuda.program import binary_of, launch_function, load_function
 from kvarn.kernels.triton.step import Step
 
@@ -156,6 +164,8 @@ def store_tiles(
         whether it was done; if not, nothing was.
     """
     if not is_supported(cache.layout, keys.dtype, keys.device):
+        return False
+    if not are_aligned(keys, values, cache.tail, cache.packed):
         return False
     program = load(Variant(cache.layout, keys.dtype), keys.device)
     launch(program, step, cache, keys=keys, values=values, faults=faults)

@@ -1,9 +1,10 @@
 """Exactness on a GPU: `python -m bench.exactness [PART…] [--json FILE]`, with a real vLLM.
 
 What the tests show on a CPU, once more with compiled kernels. *raw*: tiles in float32 must give
-the tokens that Hugging Face's attention ranks first. *deep*, *shallow*: under a quantised format
-and ``VLLM_BATCH_INVARIANT=1``, which makes vLLM's own operations independent of the batch, tokens
-and their log-probabilities must not depend on the schedule by a single bit. The models are random;
+the tokens that Hugging Face's attention ranks first. *fast*: what the fastest kernels write must be
+as likely to those that do not look at the batch. *deep*, *shallow*: under a quantised format and
+``VLLM_BATCH_INVARIANT=1``, which makes vLLM's own operations independent of the batch, tokens and
+their log-probabilities must not depend on the schedule by a single bit. The models are random;
 the shallow one's open tiles are larger than its packed pages. Each part has a process of its own,
 because that variable changes vLLM's products for good, and not for the better in float32. Parts run
 side by side, on one device.
@@ -27,7 +28,7 @@ from rich.table import Table
 from bench.exactness import process
 from bench.exactness.verdict import Verdict
 
-PARTS = ("raw", "deep", "shallow")
+PARTS = ("raw", "fast", "deep", "shallow")
 LIMIT_SECONDS = 100.0
 
 

@@ -20,6 +20,8 @@ ROOT = Path(__file__).parents[2]
 MARK = "VERDICT "
 """Before each verdict, on the line that the child prints it on."""
 KEPT_LINES = 400
+INVARIANT = ("deep", "shallow")
+"""Parts under ``VLLM_BATCH_INVARIANT=1``."""
 
 
 class _Part:
@@ -35,7 +37,7 @@ class _Part:
             env=os.environ
             | {
                 "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-                "VLLM_BATCH_INVARIANT": str(int(name != "raw")),
+                "VLLM_BATCH_INVARIANT": str(int(name in INVARIANT)),
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -32,7 +32,7 @@ DEEP, SHALLOW = 8, 2
 SHARED = 300
 NEAR = 1.0
 """Nats that rounding may make between an answer as it was written and as it is read, in bfloat16
-and eight layers deep. The same kernels make 0.34; tokens that are not meant are several less likely.
+and eight layers deep. The same kernels make 0.34; a wrong token is less likely by several.
 """
 TAILS = (27, 100, 212, 340, 500, 84)
 ALONE = (127, 128, 129, 600)

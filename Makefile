@@ -23,6 +23,7 @@ test: setup check ## Every test: unit, real API server, real vLLM, end to end in
 	@$(STEP) "Serving and operator images (cached)" $(PY) -m hack.images build
 	@$(STEP) "Demo model (cached)" $(PY) -m demo.train
 	@$(STEP) "vLLM 0.33 for the CPU (cached)" $(PY) -m hack.vllm_overlay > /dev/null
+	@$(STEP) "Triton 3.7 and 3.8 (cached)" $(PY) -m hack.triton_overlay > /dev/null
 	$(PY) -m pytest $(ARGS)
 
 ##@ Every day

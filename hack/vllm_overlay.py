@@ -7,9 +7,6 @@ libraries as well, so that its scheduler, its block manager and its attention la
 on them. Nobody supports the mixture, and nothing but tests uses it.
 """
 
-import subprocess
-import sys
-import tempfile
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -17,23 +14,24 @@ import click
 
 from hack import cache as caches
 from hack.cache import Cache
-from hack.cluster.build import require_room
 from hack.errors import Refusal
-from hack.progress import step
+from hack.wheels import Wheels
 
 VERSION = "0.33.0"
 LABEL = f"{VERSION}+cpu"
 """vLLM takes a machine for a CPU by the word in its own version."""
 
 CPU_BUILD = "0.32.0"
-REQUIREMENTS = f"""\
+WHEELS = Wheels(
+    name=f"vLLM {VERSION}",
+    requirements=f"""\
 vllm=={VERSION} --hash=sha256:4b6bdec4ab269990bf70d45a3c1e94c3760a27064513760193b26d6f0da883aa
 orjson==3.13.0 --hash=sha256:89bcf2d4bc6c9a7e1763c8cf534f38712e66b76a0fefda7fb7785462f0d635e4
-"""
-"""The wheels, and among them what 0.33 needs that 0.32 did not."""
-
-ROOM_BYTES = 2_000_000_000
-"""Free disk that the work needs; 150 MB of it stay taken."""
+""",
+    download_megabytes=336,
+    room_bytes=2_000_000_000,
+)
+"""Among them is what 0.33 needs that 0.32 did not. 150 MB of the disk stay taken."""
 
 
 def overlay(cache: Cache) -> Path:
@@ -45,10 +43,7 @@ def overlay(cache: Cache) -> Path:
     libraries = _cpu_libraries()
     folder = cache.root / f"vllm-{LABEL}"
     with cache.locked("vllm"):
-        if not folder.exists():
-            require_room(cache.root, ROOM_BYTES, what=f"unpacking vLLM {VERSION}")
-            with step(f"vLLM {VERSION}'s Python (336 MB)"):
-                _make(folder)
+        WHEELS.unpack(cache, folder, _finish)
         for library in libraries:
             _link(folder / "vllm" / library.name, library)
     return folder
@@ -67,25 +62,9 @@ def _cpu_libraries() -> list[Path]:
     return [Path(str(build.locate_file(f))) for f in build.files or () if f.suffix == ".so"]
 
 
-def _make(folder: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix=".vllm-", dir=folder.parent) as unfinished:
-        tree = Path(unfinished) / "tree"
-        _install(Path(unfinished) / "requirements.txt", tree)
-        _leave_out_programs(tree / "vllm")
-        _relabel(tree)
-        tree.rename(folder)
-
-
-def _install(requirements: Path, tree: Path) -> None:
-    requirements.write_text(REQUIREMENTS)
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-cache-dir"]
-    checked = ["--require-hashes", "--only-binary=:all:", f"--requirement={requirements}"]
-    done = subprocess.run([*command, *checked, f"--target={tree}"], stdout=sys.stderr, check=False)
-    if done.returncode:
-        raise Refusal(
-            f"pip could not fetch vLLM {VERSION}: configure pip for an index that this machine "
-            "reaches."
-        )
+def _finish(tree: Path) -> None:
+    _leave_out_programs(tree / "vllm")
+    _relabel(tree)
 
 
 def _leave_out_programs(package: Path) -> None:

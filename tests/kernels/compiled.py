@@ -4,12 +4,11 @@ A child process launches them on the host's tensors, exactly as they are launche
 driver for Triton compiles for the GPU that is asked about, looks into the binary and runs nothing.
 """
 
-import os
 import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
@@ -19,6 +18,8 @@ from typing import Any
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
+
+from tests.kernels.releases import INSTALLED, compile_with, folder
 
 SHARED_BYTES: Mapping[int, int] = {80: 166_912, 90: 232_448, 100: 232_448}
 """Shared memory that a program can have, by compute capability."""
@@ -55,17 +56,30 @@ def binaries(
     Raises:
         triton.OutOfResources: a kernel needs more than the GPU has.
     """
-    return _compiler().submit(_launched, capability, launch, args, kwargs).result()
+    return compiling(INSTALLED, capability, launch, *args, **kwargs).result()
+
+
+def compiling(
+    release: str, capability: int, launch: Callable[..., None], *args: object, **kwargs: object
+) -> Future[list[Binary]]:
+    """The same by a release of Triton, as soon as its process comes to it.
+
+    Args:
+        release: one of :mod:`tests.kernels.releases`.
+        capability: compute capability of the GPU.
+        launch: a function of a module.
+        args: of the function.
+        kwargs: of the function.
+    """
+    return _compiler(release).submit(_launched, capability, launch, args, kwargs)
 
 
 @cache
-def _compiler() -> ProcessPoolExecutor:
-    # Whether kernels are interpreted is decided when they are imported, once per process.
-    return ProcessPoolExecutor(1, get_context("spawn"), initializer=_compile_kernels)
-
-
-def _compile_kernels() -> None:
-    os.environ.pop("TRITON_INTERPRET", None)
+def _compiler(release: str) -> ProcessPoolExecutor:
+    # Which Triton it is, and whether it interprets kernels, is decided once per process.
+    return ProcessPoolExecutor(
+        1, get_context("spawn"), initializer=compile_with, initargs=(folder(release),)
+    )
 
 
 def _launched(

@@ -4,9 +4,10 @@ import triton
 import triton.language as tl
 
 from kvarn.kernels.triton.arguments import Partial, Rows, Sequences
-from kvarn.kernels.triton.attend import parts_of, segment_at
+from kvarn.kernels.triton.attend import parts_of
 from kvarn.kernels.triton.butterfly import group_place, turned
 from kvarn.kernels.triton.own import channel_places
+from kvarn.kernels.triton.queries import segment_at
 from kvarn.kernels.triton.rotate import padded_channels
 
 PARTS = tl.constexpr(16)

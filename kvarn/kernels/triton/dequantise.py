@@ -11,8 +11,7 @@ import triton.language as tl
 from kvarn.format.layout import TILE_TOKENS, TileLayout
 from kvarn.kernels.batch import LayerCache
 from kvarn.kernels.triton.arguments import Attention, Pages, Rows, Sequences
-from kvarn.kernels.triton.attend import segment_at
-from kvarn.kernels.triton.own import channel_places, load_own, row_0_of, tail_of
+from kvarn.kernels.triton.own import channel_places, own_keys, own_of, own_values
 from kvarn.kernels.triton.packed import element, middle
 from kvarn.kernels.triton.places import Places
 from kvarn.kernels.triton.planes import (
@@ -23,6 +22,7 @@ from kvarn.kernels.triton.planes import (
     plane_words,
     word_places,
 )
+from kvarn.kernels.triton.queries import segment_at
 from kvarn.kernels.triton.rotate import INTERPRETED, norm, signs
 from kvarn.kernels.triton.step import TILE, Step
 
@@ -199,16 +199,14 @@ def _copy_own(
     page = tl.load(own + tl.program_id(0))
     if page < 0:
         return
-    sequence, _, first, end, origin = segment_at(sequences, tl.program_id(0))
+    segment = segment_at(sequences, tl.program_id(0))
     head = tl.program_id(1).to(tl.int64)
     row = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
     channel = tl.arange(0, PLACES)
-    old = tail_of(tail, sequences, sequence, head)
-    new = row_0_of(keys, origin, head)
-    rows = load_own(old, new, keys.token_stride, row, first, end, D, PLACES)
+    found = own_of(tail, keys, values, sequences, segment, head)
+    rows = own_keys(found, row, D, PLACES)
     out, mask = _page_rows(key_pages, page, head, row, channel, HEADS, LAYOUT)
     tl.store(out, rows, mask=mask)
-    new = row_0_of(values, origin, head)
-    rows = load_own(old + D, new, values.token_stride, row, first, end, D, PLACES)
+    rows = own_values(found, row, D, PLACES)
     out, mask = _page_rows(value_pages, page, head, row, channel, HEADS, LAYOUT)
     tl.store(out, rows, mask=mask)

@@ -1,7 +1,4 @@
-"""Attention of few queries over much history, cut into parts that run side by side.
-
-A program takes N query rows of one segment and KV head: part 0 is the sequence's own tile, raw, and
-parts 1 to n are runs of the packed tiles before it. :mod:`kvarn.kernels.triton.combine` joins them.
+"""Attention over a sequence's packed tiles: few queries, in the format's rotation.
 
 Codes are the rows and queries the columns of every product, so that no more than N columns are
 computed. With codes c, the scales and means of the format, and m the middle of the codes,
@@ -12,10 +9,13 @@ computed. With codes c, the scales and means of the format, and m the middle of 
 so that products are with the codes themselves and everything else is one number a query and tile.
 """
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
 
 from kvarn.format.layout import TileLayout
+from kvarn.kernels.triton.arguments import Pages, Sequences
 from kvarn.kernels.triton.planes import (
     code_planes,
     is_full,
@@ -35,6 +35,20 @@ LEAST_ROWS = tl.constexpr(16)
 cores sum need not be summed by threads."""
 
 
+class History(NamedTuple):
+    """Where the packed tiles of a sequence are, for one KV head.
+
+    Attributes:
+        tiles: the head's tile in page 0.
+        page_stride: bytes from a page to the next.
+        pages: the sequence's row of the table.
+    """
+
+    tiles: tl.tensor
+    page_stride: tl.tensor
+    pages: tl.tensor
+
+
 @triton.constexpr_function
 def element(layout: TileLayout, name: str) -> int:
     """Index of a field's first 16-bit element in its tile."""
@@ -48,9 +62,36 @@ def middle(bits: int) -> float:
 
 
 @triton.jit
-def parts_of(tile: tl.tensor, parts: tl.tensor, least_tiles: tl.tensor) -> tl.tensor:
-    """How many parts a history of `tile` tiles is cut into."""
-    return tl.minimum(parts, tl.cdiv(tile, least_tiles))
+def history_of(
+    packed: Pages,
+    sequences: Sequences,
+    sequence: tl.tensor,
+    head: tl.tensor,
+) -> History:
+    """The history of a sequence and KV head."""
+    return History(
+        packed.pointer + head.to(tl.int64) * packed.head_stride,
+        packed.page_stride,
+        sequences.table + sequence.to(tl.int64) * sequences.table_stride,
+    )
+
+
+@triton.jit
+def page_at(history: History, index: tl.tensor) -> tl.tensor:
+    """The page of a sequence's tile."""
+    return tl.load(history.pages + index).to(tl.int64)
+
+
+@triton.jit
+def tile_in(history: History, page: tl.tensor) -> tl.tensor:
+    """Pointer to the bytes of the head's tile in a page."""
+    return history.tiles + page * history.page_stride
+
+
+@triton.jit
+def _numbers_in(history: History, page: tl.tensor) -> tl.tensor:
+    """Pointer to the same as float16."""
+    return tile_in(history, page).to(tl.pointer_type(tl.float16))
 
 
 @triton.jit
@@ -163,10 +204,8 @@ def _add_values(
 @triton.jit
 def attend_packed(
     rotated: tl.tensor,
-    asked: tl.tensor,
-    packed: tl.tensor,
-    page_stride: tl.tensor,
-    pages: tl.tensor,
+    exists: tl.tensor,
+    history: History,
     begin: tl.tensor,
     end: tl.tensor,
     scale: tl.tensor,
@@ -177,18 +216,17 @@ def attend_packed(
 ) -> tuple[tuple[tl.tensor, ...], tl.tensor, tl.tensor]:
     """Sums, one ``[plane_width, N]`` a plane, peaks and totals over a sequence's tiles.
 
-    `rotated` ``[N]`` points to queries in group order, of which those `asked` exist; `packed`
-    points to the head's tile in page 0, and `pages` to the sequence's row of the table.
+    `rotated` ``[N]`` points to queries in group order, of which those that `exists`.
     """
     KEY_BITS: tl.constexpr = LAYOUT.format.key_bits
     VALUE_BITS: tl.constexpr = LAYOUT.format.value_bits
     N: tl.constexpr = rotated.shape[0]
     place = tl.arange(0, plane_width(LAYOUT, KEY_BITS))
-    word, exists = word_places(LAYOUT, KEY_BITS)
+    word, held = word_places(LAYOUT, KEY_BITS)
     queries = ()
     for plane in tl.static_range(plane_count(KEY_BITS)):
         channel = plane * plane_words(LAYOUT, KEY_BITS) + place
-        mask = asked[None, :] & exists[:, None]
+        mask = exists[None, :] & held[:, None]
         queries = queries + (tl.load(rotated[None, :] + channel[:, None], mask=mask, other=0.0),)
     factor = score_factor(scale, CAP)
     peak = tl.full([N], LOWEST, tl.float32)
@@ -199,20 +237,17 @@ def attend_packed(
 
     # A tile's channel vectors are loaded one tile early: little, but on the way to the first
     # product.
-    first = (packed + tl.load(pages + begin).to(tl.int64) * page_stride).to(
-        tl.pointer_type(tl.float16)
-    )
-    channel = _channel_vectors(first, word, exists, "key_channel_scale", LAYOUT, KEY_BITS)
-    mean = _channel_vectors(first, word, exists, "key_mean", LAYOUT, KEY_BITS)
-    following = tl.load(pages + tl.minimum(begin + 1, end - 1)).to(tl.int64)
+    first = _numbers_in(history, page_at(history, begin))
+    channel = _channel_vectors(first, word, held, "key_channel_scale", LAYOUT, KEY_BITS)
+    mean = _channel_vectors(first, word, held, "key_mean", LAYOUT, KEY_BITS)
+    following = page_at(history, tl.minimum(begin + 1, end - 1))
     for index in tl.range(begin, end, num_stages=STAGES):
-        page = tl.load(pages + index).to(tl.int64)
-        tile = (packed + page * page_stride).to(tl.pointer_type(tl.float16))
-        ahead = (packed + following * page_stride).to(tl.pointer_type(tl.float16))
+        tile = _numbers_in(history, page_at(history, index))
+        ahead = _numbers_in(history, following)
         products = _scores(tile, queries, channel, mean, factor, LAYOUT, ASM)
-        channel = _channel_vectors(ahead, word, exists, "key_channel_scale", LAYOUT, KEY_BITS)
-        mean = _channel_vectors(ahead, word, exists, "key_mean", LAYOUT, KEY_BITS)
-        following = tl.load(pages + tl.minimum(index + 2, end - 1)).to(tl.int64)
+        channel = _channel_vectors(ahead, word, held, "key_channel_scale", LAYOUT, KEY_BITS)
+        mean = _channel_vectors(ahead, word, held, "key_mean", LAYOUT, KEY_BITS)
+        following = page_at(history, tl.minimum(index + 2, end - 1))
         weights, fade, peak, total = weigh(as_exponents(products, CAP), peak, total, 0)
         sums = _add_values(sums, tile, weights, fade, LAYOUT, ASM)
     return sums, peak, total

@@ -19,10 +19,11 @@ from kvarn.kernels.triton.arguments import (
     as_triton,
     compute_type,
 )
-from kvarn.kernels.triton.attend import segment_at
 from kvarn.kernels.triton.butterfly import group_channel, turned
 from kvarn.kernels.triton.dense import load_rows
-from kvarn.kernels.triton.own import channel_places, load_own, operand, row_0_of, tail_of
+from kvarn.kernels.triton.own import Own, channel_places, operand, own_keys, own_of, own_values
+from kvarn.kernels.triton.packed import History, history_of, page_at, tile_in
+from kvarn.kernels.triton.queries import Asked, pointers, rotated_pointers, rows_asked, segment_at
 from kvarn.kernels.triton.scores import LOWEST, as_exponents, score_factor, weigh
 from kvarn.kernels.triton.step import TILE, Step
 
@@ -35,7 +36,7 @@ def _add(
     queries: tl.tensor,
     keys: tl.tensor,
     values: tl.tensor,
-    visible: tl.tensor,
+    visible: tl.tensor | None,
     factor: tl.tensor,
     CAP: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
@@ -48,12 +49,14 @@ def _add(
         queries: ``[M, K]``.
         keys: ``[K, T]``.
         values: ``[T, K]``.
-        visible: which query sees which key, ``[M, T]`` or a part of it.
+        visible: ``[M, T]`` which query sees which key; None if all see all.
         factor: of the products.
         CAP: of the scores.
     """
     products = tl.dot(queries, keys, input_precision="ieee") * factor
-    scores = tl.where(visible, as_exponents(products, CAP), -float("inf"))
+    scores = as_exponents(products, CAP)
+    if visible is not None:
+        scores = tl.where(visible, scores, -float("inf"))
     weights, fade, peak, total = weigh(scores, peak, total, 1)
     weights = weights.to(values.dtype)
     sums = tl.dot(weights, values, sums * fade[:, None], input_precision="ieee")
@@ -61,13 +64,51 @@ def _add(
 
 
 @triton.jit
+def _load_queries(
+    query: Rows,
+    rotated: tl.tensor | None,
+    asked: Asked,
+    HEADS: tl.constexpr,
+    LAYOUT: tl.constexpr,
+    COMPUTE: tl.constexpr,
+) -> tuple[tl.tensor, ...]:
+    """Queries ``[M, K]`` for the own tile, and the same for packed tiles.
+
+    Returns:
+        the queries in the model's channels, those for packed tiles, the channel ``[K]`` at each
+        place of the latter, and whether there is one.
+    """
+    channel = tl.arange(0, channel_places(LAYOUT))
+    held = channel < LAYOUT.head_dim
+    at = pointers(query, asked)[:, None] + channel[None, :]
+    mask = asked.exists[:, None] & held[None, :]
+    queries = operand(tl.load(at, mask=mask, other=0.0))
+    if LAYOUT.format.is_raw:
+        packed_queries = queries.to(COMPUTE)
+        key_channel = channel
+        exists = held
+    else:
+        key_channel, exists = group_channel(LAYOUT)
+        at = rotated_pointers(rotated, asked, HEADS, channel_places(LAYOUT))
+        mask = asked.exists[:, None] & exists[None, :]
+        packed_queries = tl.load(at[:, None] + channel[None, :], mask=mask, other=0.0)
+    return queries, packed_queries, key_channel, exists
+
+
+@triton.jit
+def _store_out(out: Rows, asked: Asked, results: tl.tensor, D: tl.constexpr) -> None:
+    """Store results ``[M, K]``, of which D channels exist."""
+    channel = tl.arange(0, results.shape[1])
+    mask = asked.exists[:, None] & (channel < D)[None, :]
+    tl.store(pointers(out, asked)[:, None] + channel[None, :], results, mask=mask)
+
+
+@triton.jit
 def _add_history(
     queries: tl.tensor,
     key_channel: tl.tensor,
     exists: tl.tensor,
-    tiles: tl.tensor,
-    page_stride: tl.tensor,
-    pages: tl.tensor,
+    history: History,
     count: tl.tensor,
     factor: tl.tensor,
     LAYOUT: tl.constexpr,
@@ -80,26 +121,18 @@ def _add_history(
     `queries` ``[M, K]`` have channels in the order of `key_channel`, of which those that `exists`.
     """
     channel = tl.arange(0, queries.shape[1])
+    held = channel < LAYOUT.head_dim
     peak = tl.full([queries.shape[0]], LOWEST, tl.float32)
     total = tl.zeros([queries.shape[0]], tl.float32)
     sums = tl.zeros(queries.shape, tl.float32)
     for index in range(count):
-        tile = tiles + tl.load(pages + index).to(tl.int64) * page_stride
+        tile = tile_in(history, page_at(history, index))
         for begin in range(0, TILE, T):
             token = begin + tl.arange(0, T)
-            held = channel < LAYOUT.head_dim
             keys = load_rows(tile, token, key_channel, exists, "key", LAYOUT, COMPUTE)
             values = load_rows(tile, token, channel, held, "value", LAYOUT, COMPUTE)
             sums, peak, total = _add(
-                sums,
-                peak,
-                total,
-                queries,
-                tl.trans(keys),
-                values,
-                (token >= 0)[None, :],
-                factor,
-                CAP,
+                sums, peak, total, queries, tl.trans(keys), values, None, factor, CAP
             )
     return sums, peak, total
 
@@ -111,13 +144,7 @@ def _add_own(
     total: tl.tensor,
     queries: tl.tensor,
     sight: tl.tensor,
-    tail_at: tl.tensor,
-    keys_at: tl.tensor,
-    key_stride: tl.tensor,
-    values_at: tl.tensor,
-    value_stride: tl.tensor,
-    first: tl.tensor,
-    end: tl.tensor,
+    own: Own,
     factor: tl.tensor,
     D: tl.constexpr,
     T: tl.constexpr,
@@ -125,10 +152,10 @@ def _add_own(
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
     """Take in the own tile, of which each query sees the rows up to its `sight`."""
     K: tl.constexpr = queries.shape[1]
-    for begin in range(0, end, T):
+    for begin in range(0, own.end, T):
         row = begin + tl.arange(0, T)
-        keys = load_own(tail_at, keys_at, key_stride, row, first, end, D, K)
-        values = load_own(tail_at + D, values_at, value_stride, row, first, end, D, K)
+        keys = own_keys(own, row, D, K)
+        values = own_values(own, row, D, K)
         visible = row[None, :] <= sight[:, None]
         sums, peak, total = _add(
             sums, peak, total, queries, tl.trans(keys), values, visible, factor, CAP
@@ -161,38 +188,25 @@ def _attend_many(
     Segments of at most `few` tokens are left to :mod:`kvarn.kernels.triton.attend`.
     """
     D: tl.constexpr = LAYOUT.head_dim
-    K: tl.constexpr = channel_places(LAYOUT)
-    sequence, tile, first, end, origin = segment_at(sequences, tl.program_id(2))
+    segment = segment_at(sequences, tl.program_id(2))
+    new = segment.end - segment.first
     row = tl.program_id(0) * M + tl.arange(0, M)
-    if (end - first <= few) | (tl.program_id(0) * M >= (end - first) * GROUP):
+    if (new <= few) | (tl.program_id(0) * M >= new * GROUP):
         return
 
     head = tl.program_id(1).to(tl.int64)
-    query_head = head * GROUP + row % GROUP
-    asked = row // GROUP < end - first
-    channel = tl.arange(0, K)
-    mask = asked[:, None] & (channel < D)[None, :]
-    place = (origin + first + row // GROUP).to(tl.int64)
-    queries_at = query.pointer + place * query.token_stride + query_head * query.head_stride
-    queries = operand(tl.load(queries_at[:, None] + channel[None, :], mask=mask, other=0.0))
+    asked = rows_asked(segment, head, row, 0, new, GROUP)
+    queries, packed_queries, key_channel, exists = _load_queries(
+        query, rotated, asked, HEADS * GROUP, LAYOUT, COMPUTE
+    )
+    history = history_of(packed, sequences, segment.sequence, head)
     factor = score_factor(scale, CAP)
-    if LAYOUT.format.is_raw:
-        turned_queries = queries.to(COMPUTE)
-        key_channel = channel
-        exists = channel < D
-    else:
-        key_channel, exists = group_channel(LAYOUT)
-        turned_at = rotated + (place * (HEADS * GROUP) + query_head) * K
-        mask = asked[:, None] & exists[None, :]
-        turned_queries = tl.load(turned_at[:, None] + channel[None, :], mask=mask, other=0.0)
     sums, peak, total = _add_history(
-        turned_queries,
+        packed_queries,
         key_channel,
         exists,
-        packed.pointer + head * packed.head_stride,
-        packed.page_stride,
-        sequences.table + sequence.to(tl.int64) * sequences.table_stride,
-        tile,
+        history,
+        segment.tile,
         factor,
         LAYOUT,
         COMPUTE,
@@ -201,27 +215,9 @@ def _attend_many(
     )
     if not LAYOUT.format.is_raw:
         sums = turned(sums, LAYOUT)
-    sums, peak, total = _add_own(
-        sums,
-        peak,
-        total,
-        queries,
-        first + row // GROUP,
-        tail_of(tail, sequences, sequence, head),
-        row_0_of(keys, origin, head),
-        keys.token_stride,
-        row_0_of(values, origin, head),
-        values.token_stride,
-        first,
-        end,
-        factor,
-        D,
-        T,
-        CAP,
-    )
-    out_at = out.pointer + place * out.token_stride + query_head * out.head_stride
-    mask = asked[:, None] & (channel < D)[None, :]
-    tl.store(out_at[:, None] + channel[None, :], sums / total[:, None], mask=mask)
+    own = own_of(tail, keys, values, sequences, segment, head)
+    sums, peak, total = _add_own(sums, peak, total, queries, asked.sight, own, factor, D, T, CAP)
+    _store_out(out, asked, sums / total[:, None], D)
 
 
 def _block(layout: TileLayout, model: torch.dtype) -> dict[str, int]:

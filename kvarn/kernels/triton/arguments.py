@@ -72,16 +72,18 @@ class Pages(NamedTuple):
 
 
 class Sequences(NamedTuple):
-    """A batch, its segments, and where its pages are in one layer."""
+    """A batch, its segments, and where its pages are in one layer.
+
+    The strides of the last two go beside it, to kernels that do not specialise on them: they are
+    anything, and Triton specialises on whatever a tuple holds.
+    """
 
     starts: torch.Tensor
     lengths: torch.Tensor
     segment_sequence: torch.Tensor | None
     segment_tile: torch.Tensor | None
     table: torch.Tensor
-    table_stride: int
     tail_page: torch.Tensor
-    tail_stride: int
 
     @classmethod
     def of(cls, step: Step, cache: LayerCache) -> Self:
@@ -92,9 +94,7 @@ class Sequences(NamedTuple):
             step.segment_sequence,
             step.segment_tile,
             step.batch.table,
-            step.batch.table.stride(0),
             cache.tail_page,
-            cache.tail_page.stride(0),
         )
 
 

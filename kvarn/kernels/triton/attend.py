@@ -88,6 +88,8 @@ def _packed_part(
 
 @triton.jit(
     do_not_specialize=[
+        "table_stride",
+        "tail_stride",
         "parts",
         "least_tiles",
         "first_segment",
@@ -104,6 +106,8 @@ def attend(
     tail: Pages,
     packed: Pages,
     sequences: Sequences,
+    table_stride: tl.tensor,
+    tail_stride: tl.tensor,
     partial: Partial,
     scale: tl.tensor,
     parts: tl.tensor,
@@ -144,13 +148,13 @@ def attend(
     slot = slot * (1 + parts) + part
     sums_at = partial.sums + slot * C
     if part == 0:
-        own = own_of(tail, keys, values, sequences, segment, head)
+        own = own_of(tail, keys, values, sequences, tail_stride, segment, head)
         exponent = _own_part(query, asked, own, scale, sums_at, LAYOUT, CAP)
     else:
         exponent = _packed_part(
             rotated_pointers(rotated, asked, HEADS * GROUP, C),
             asked.exists,
-            history_of(packed, sequences, segment.sequence, head),
+            history_of(packed, sequences, table_stride, segment.sequence, head),
             segment.tile * (part - 1) // used,
             segment.tile * part // used,
             scale,

@@ -86,6 +86,8 @@ def _launch(
         Pages.of(cache.tail),
         Pages.of(cache.packed),
         sequences,
+        step.batch.table.stride(0),
+        cache.tail_page.stride(0),
         partial,
         attention.scale,
         *place,

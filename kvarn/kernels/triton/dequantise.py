@@ -67,6 +67,7 @@ def write_pages(
     if places.piece.own:
         _copy_own[(step.segments, heads, TILE_TOKENS // OWN_ROWS)](
             Sequences.of(step, cache),
+            cache.tail_page.stride(0),
             Pages.of(cache.tail),
             Rows.of(attention.keys),
             Rows.of(attention.values),
@@ -144,7 +145,7 @@ def _rows(
     return rows * norm(LAYOUT)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_stride"])
 def _dequantise(
     packed: Pages,
     table: tl.tensor,
@@ -180,9 +181,10 @@ def _dequantise(
         tl.store(out, rows, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tail_stride"])
 def _copy_own(
     sequences: Sequences,
+    tail_stride: tl.tensor,
     tail: Pages,
     keys: Rows,
     values: Rows,
@@ -203,7 +205,7 @@ def _copy_own(
     head = tl.program_id(1).to(tl.int64)
     row = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
     channel = tl.arange(0, PLACES)
-    found = own_of(tail, keys, values, sequences, segment, head)
+    found = own_of(tail, keys, values, sequences, tail_stride, segment, head)
     rows = own_keys(found, row, D, PLACES)
     out, mask = _page_rows(key_pages, page, head, row, channel, HEADS, LAYOUT)
     tl.store(out, rows, mask=mask)

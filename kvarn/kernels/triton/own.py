@@ -60,12 +60,13 @@ def own_of(
     keys: Rows,
     values: Rows,
     sequences: Sequences,
+    tail_stride: tl.tensor,
     segment: Segment,
     head: tl.tensor,
 ) -> Own:
     """The own tile of a segment and KV head."""
     return Own(
-        _tail_of(tail, sequences, segment.sequence, head),
+        _tail_of(tail, sequences, tail_stride, segment.sequence, head),
         _row_0_of(keys, segment.origin, head),
         keys.token_stride,
         _row_0_of(values, segment.origin, head),
@@ -79,11 +80,12 @@ def own_of(
 def _tail_of(
     tail: Pages,
     sequences: Sequences,
+    tail_stride: tl.tensor,
     sequence: tl.tensor,
     head: tl.tensor,
 ) -> tl.tensor:
     """Pointer to row 0 of a head in a sequence's tail page."""
-    page = tl.load(sequences.tail_page + sequence * sequences.tail_stride).to(tl.int64)
+    page = tl.load(sequences.tail_page + sequence * tail_stride).to(tl.int64)
     return tail.pointer + page * tail.page_stride + head.to(tl.int64) * tail.head_stride
 
 

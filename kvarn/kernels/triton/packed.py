@@ -65,6 +65,7 @@ def middle(bits: int) -> float:
 def history_of(
     packed: Pages,
     sequences: Sequences,
+    table_stride: tl.tensor,
     sequence: tl.tensor,
     head: tl.tensor,
 ) -> History:
@@ -72,7 +73,7 @@ def history_of(
     return History(
         packed.pointer + head.to(tl.int64) * packed.head_stride,
         packed.page_stride,
-        sequences.table + sequence.to(tl.int64) * sequences.table_stride,
+        sequences.table + sequence.to(tl.int64) * table_stride,
     )
 
 

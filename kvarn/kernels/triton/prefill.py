@@ -163,7 +163,7 @@ def _add_own(
     return sums, peak, total
 
 
-@triton.jit(do_not_specialize=["few"])
+@triton.jit(do_not_specialize=["table_stride", "tail_stride", "few"])
 def _attend_many(
     query: Rows,
     rotated: tl.tensor,
@@ -172,6 +172,8 @@ def _attend_many(
     tail: Pages,
     packed: Pages,
     sequences: Sequences,
+    table_stride: tl.tensor,
+    tail_stride: tl.tensor,
     out: Rows,
     scale: tl.tensor,
     few: tl.tensor,
@@ -199,7 +201,7 @@ def _attend_many(
     queries, packed_queries, key_channel, exists = _load_queries(
         query, rotated, asked, HEADS * GROUP, LAYOUT, COMPUTE
     )
-    history = history_of(packed, sequences, segment.sequence, head)
+    history = history_of(packed, sequences, table_stride, segment.sequence, head)
     factor = score_factor(scale, CAP)
     sums, peak, total = _add_history(
         packed_queries,
@@ -215,7 +217,7 @@ def _attend_many(
     )
     if not LAYOUT.format.is_raw:
         sums = turned(sums, LAYOUT)
-    own = own_of(tail, keys, values, sequences, segment, head)
+    own = own_of(tail, keys, values, sequences, tail_stride, segment, head)
     sums, peak, total = _add_own(sums, peak, total, queries, asked.sight, own, factor, D, T, CAP)
     _store_out(out, asked, sums / total[:, None], D)
 
@@ -259,6 +261,8 @@ def attend_many(
         Pages.of(cache.tail),
         Pages.of(cache.packed),
         Sequences.of(step, cache),
+        step.batch.table.stride(0),
+        cache.tail_page.stride(0),
         Rows.of(attention.out),
         attention.scale,
         few,

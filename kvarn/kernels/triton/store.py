@@ -47,6 +47,8 @@ def store_tiles(
     segments_each = min(max(share, 1), LANES.value)
     _store[(triton.cdiv(step.segments, segments_each), heads, 2)](
         Sequences.of(step, cache),
+        step.batch.table.stride(0),
+        cache.tail_page.stride(0),
         step.segments,
         Pages.of(cache.packed),
         Pages.of(cache.tail),
@@ -60,9 +62,11 @@ def store_tiles(
     )
 
 
-@triton.jit(do_not_specialize=["segments"])
+@triton.jit(do_not_specialize=["table_stride", "tail_stride", "segments"])
 def _store(
     sequences: Sequences,
+    table_stride: tl.tensor,
+    tail_stride: tl.tensor,
     segments: tl.tensor,
     packed: Pages,
     tail: Pages,
@@ -85,18 +89,21 @@ def _store(
         tl.minimum(index, segments - 1),
     )
     closes = (index < segments) & (first < end) & (end == TILE)
+    where = (sequences, table_stride, tail_stride)
     if SEVERAL:
         for _ in tl.range(tl.sum(closes.to(tl.int32), 0), disable_licm=True):
             chosen = tl.min(tl.where(closes, index, segments), 0)
             closes = closes & (index != chosen)
-            _store_segment(sequences, chosen, packed, tail, keys, values, matrix, faults, LAYOUT)
+            _store_segment(*where, chosen, packed, tail, keys, values, matrix, faults, LAYOUT)
     elif closes:
-        _store_segment(sequences, index, packed, tail, keys, values, matrix, faults, LAYOUT)
+        _store_segment(*where, index, packed, tail, keys, values, matrix, faults, LAYOUT)
 
 
 @triton.jit
 def _store_segment(
     sequences: Sequences,
+    table_stride: tl.tensor,
+    tail_stride: tl.tensor,
     index: tl.tensor,
     packed: Pages,
     tail: Pages,
@@ -114,12 +121,12 @@ def _store_segment(
         sequences.segment_tile,
         index,
     )
-    at = sequences.table + sequence.to(tl.int64) * sequences.table_stride + tile
+    at = sequences.table + sequence.to(tl.int64) * table_stride + tile
     page = tl.load(at).to(tl.int64)
     if page != NULL:
         head = tl.program_id(1).to(tl.int64)
         place = packed.pointer + page * packed.page_stride + head * packed.head_stride
-        page = tl.load(sequences.tail_page + sequence * sequences.tail_stride).to(tl.int64)
+        page = tl.load(sequences.tail_page + sequence * tail_stride).to(tl.int64)
         old = tail.pointer + page * tail.page_stride + head * tail.head_stride
         if tl.program_id(2) == 0:
             new = keys.pointer + origin.to(tl.int64) * keys.token_stride

@@ -26,6 +26,7 @@ def write_tails(step: Step, cache: LayerCache, *, keys: torch.Tensor, values: to
     chunks = 1 if single else TILE_TOKENS // CHUNK_ROWS
     _write[(step.segments, cache.tail.shape[1], chunks)](
         Sequences.of(step, cache),
+        cache.tail_page.stride(0),
         Pages.of(cache.tail),
         Rows.of(keys),
         Rows.of(values),
@@ -41,9 +42,10 @@ def channel_places(layout: TileLayout) -> int:
     return triton.next_power_of_2(layout.head_dim)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tail_stride"])
 def _write(
     sequences: Sequences,
+    tail_stride: tl.tensor,
     tail: Pages,
     keys: Rows,
     values: Rows,
@@ -60,7 +62,7 @@ def _write(
     )
     begin = tl.program_id(2) * ROWS + (first if ROWS == 1 else 0)
     if (end < TILE) & (begin < end) & (begin + ROWS > first):
-        page = tl.load(sequences.tail_page + sequence * sequences.tail_stride).to(tl.int64)
+        page = tl.load(sequences.tail_page + sequence * tail_stride).to(tl.int64)
         if page != NULL:
             head = tl.program_id(1).to(tl.int64)
             row = begin + tl.arange(0, ROWS)

@@ -131,7 +131,9 @@ class KVarnImpl(AttentionImpl[KVarnMetadata]):
         self.layout = TileLayout(FORMATS[kv_cache_dtype], head_size)
         self._kernels = kernels()
         announce(kv_cache_dtype)
-        self._layers = get_current_vllm_config().compilation_config.static_forward_context
+        config = get_current_vllm_config()
+        self._sequences = config.scheduler_config.max_num_seqs
+        self._layers = config.compilation_config.static_forward_context
 
     def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
         """Put the tail's layer beside the attention layer that owns this object.
@@ -165,13 +167,17 @@ class KVarnImpl(AttentionImpl[KVarnMetadata]):
     ) -> torch.Tensor:
         """Attention of a batch, written into ``output`` ``[tokens, Hq, D]``.
 
-        vLLM profiles its memory with calls that have no metadata: those get zeros, and take the
-        memory that the kernels need beside the cache.
+        vLLM profiles its memory with calls that have no metadata: those get zeros, take the memory
+        that the kernels need beside the cache, and compile them.
         """
         if attn_metadata is None:
-            group = self.num_heads // self.num_kv_heads
-            capped = self.soft_cap != 0
-            self._kernels.reserve(self.layout, query, group=group, soft_cap=capped)
+            self._kernels.reserve(
+                self.layout,
+                query,
+                group=self.num_heads // self.num_kv_heads,
+                soft_cap=self.soft_cap,
+                sequences=self._sequences,
+            )
             return output.fill_(0)
         tail_metadata = get_forward_context().attn_metadata[self.tail.name]
         tokens = slice(attn_metadata.tokens)

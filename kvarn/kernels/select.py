@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -25,9 +25,9 @@ class Kernels:
         prepare: makes of a batch what all its layers share.
         attend_and_store: a layer's work; takes what `prepare` made, and the layer.
         reserve: takes the memory that the work needs beside its arguments, for so many queries
-            ``[tokens, Hq, D]``, so that whoever measures memory sees it; and compiles what can be,
-            for so many query heads of a KV head
-            and with a soft cap or without.
+            ``[tokens, Hq, D]``, so that whoever measures memory sees it; and compiles all that
+            steps of at most so many tokens and sequences launch, for so many query heads of a KV
+            head and a soft cap.
         captures: whether a step of single tokens may be captured in a CUDA graph.
     """
 
@@ -55,17 +55,6 @@ def kernels_for(
     cuda = cuda_kernels()
     library = None if batch_invariant else prompts
 
-    def reserve(
-        layout: TileLayout, query: torch.Tensor, *, group: int, soft_cap: bool = False
-    ) -> None:
-        dense = library is not None and library(layout.head_dim) is not None
-        size_bytes = triton.scratch_bytes(layout, query, group=group, dense=dense)
-        triton.scratch(query.device).reserve(size_bytes)
-        if cuda:
-            cuda.make_store_ready(layout, query)
-        if cuda and not batch_invariant:
-            cuda.make_ready(layout, query, group=group, soft_cap=soft_cap)
-
     attend = partial(
         triton.attend_and_store,
         batch_invariant=batch_invariant,
@@ -74,6 +63,36 @@ def kernels_for(
         single_tokens=None if batch_invariant else cuda and cuda.attend_single_tokens,
         prompts=library,
     )
+    rehearse_once = cache(partial(triton.rehearse, attend))
+
+    def reserve(
+        layout: TileLayout,
+        query: torch.Tensor,
+        *,
+        group: int,
+        soft_cap: float = 0.0,
+        sequences: int = 1,
+    ) -> None:
+        dense = library is not None and library(layout.head_dim) is not None
+        size_bytes = triton.scratch_bytes(layout, query, group=group, dense=dense)
+        triton.scratch(query.device).reserve(size_bytes)
+        if cuda:
+            cuda.make_store_ready(layout, query)
+        if cuda and not batch_invariant:
+            cuda.make_ready(layout, query, group=group, soft_cap=soft_cap != 0)
+        if not triton.INTERPRETED.value:  # else there is nothing to compile
+            layer = triton.Layer(
+                layout=layout,
+                model=query.dtype,
+                device=query.device,
+                heads=query.shape[1] // group,
+                group=group,
+                soft_cap=soft_cap,
+                tokens=len(query),
+                sequences=sequences,
+            )
+            rehearse_once(layer)
+
     name = "CUDA C++ and Triton" if cuda else "Triton"
     return Kernels(name, triton.prepare, attend, reserve, captures=True)
 

@@ -76,10 +76,6 @@ def kernels_for(
         dense = library is not None and library(layout.head_dim) is not None
         size_bytes = triton.scratch_bytes(layout, query, group=group, dense=dense)
         triton.scratch(query.device).reserve(size_bytes)
-        if cuda:
-            cuda.make_store_ready(layout, query)
-        if cuda and not batch_invariant:
-            cuda.make_ready(layout, query, group=group, soft_cap=soft_cap != 0)
         if not triton.INTERPRETED.value:  # else there is nothing to compile
             layer = triton.Layer(
                 layout=layout,

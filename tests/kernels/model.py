@@ -8,7 +8,7 @@ import torch
 
 from kvarn.format.reference import attention
 from kvarn.kernels import plain
-from tests.kernels.steps import World
+from tests.kernels.steps import World, joined
 
 
 def chunks(length: int, size: int) -> Iterator[tuple[int, int]]:
@@ -49,17 +49,14 @@ class Model(World):
 
     def run(self, batch: dict[int, tuple[int, int]]) -> None:
         """One step: for each sequence, the tokens from which to which."""
-
-        def joined(rows: list[torch.Tensor]) -> torch.Tensor:
-            return torch.cat([rows[member][slice(*chunk)] for member, chunk in batch.items()])
-
-        out = torch.full_like(joined(self.query), torch.nan)
+        query, keys, values = (joined(of, batch) for of in (self.query, self.keys, self.values))
+        out = torch.full_like(query, torch.nan)
         self.kernels.attend_and_store(
             self.kernels.prepare(self.batch(batch)),
             self.cache(list(batch)),
-            query=joined(self.query),
-            keys=joined(self.keys),
-            values=joined(self.values),
+            query=query,
+            keys=keys,
+            values=values,
             scale=self.scale,
             out=out,
             **self.options,

@@ -11,6 +11,11 @@ BLOCKS = 48
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def joined(rows: list[torch.Tensor], chunks: dict[int, tuple[int, int]]) -> torch.Tensor:
+    """What a step brings of each sequence's rows: the tokens from which to which."""
+    return torch.cat([rows[member][slice(*chunk)] for member, chunk in chunks.items()])
+
+
 @dataclass
 class World:
     """Random keys and values of some sequences, and the pages of one layer.

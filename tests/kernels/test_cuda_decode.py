@@ -16,7 +16,7 @@ from kvarn.kernels.triton import memory
 from kvarn.kernels.triton.arguments import Attention
 from tests.kernels.emulated import emulated
 from tests.kernels.model import Model
-from tests.kernels.steps import DEVICE
+from tests.kernels.steps import DEVICE, joined
 
 
 def program(variant: Variant, blocks: int) -> Program:
@@ -25,15 +25,11 @@ def program(variant: Variant, blocks: int) -> Program:
 
 def attended(model: Model, batch: dict[int, tuple[int, int]], *, blocks: int) -> torch.Tensor:
     """What the program makes of a step that the model has not made yet."""
-
-    def joined(rows: list[torch.Tensor]) -> torch.Tensor:
-        return torch.cat([rows[member][slice(*chunk)] for member, chunk in batch.items()])
-
-    query = joined(model.query)
+    query = joined(model.query, batch)
     attention = Attention(
         query=query,
-        keys=joined(model.keys),
-        values=joined(model.values),
+        keys=joined(model.keys, batch),
+        values=joined(model.values, batch),
         out=torch.full_like(query, torch.nan),
         scale=model.scale,
         soft_cap=float(model.options.get("soft_cap", 0.0)),
@@ -48,7 +44,7 @@ def check(model: Model, batch: dict[int, tuple[int, int]], *, blocks: int = 3) -
     """Compare a step's single tokens with the reference, and make the step."""
     got = attended(model, batch, blocks=blocks)
     model.run(batch)
-    want = torch.cat([model.out[member][slice(*chunk)] for member, chunk in batch.items()])
+    want = joined(model.out, batch)
     single = torch.tensor(
         [end - begin == 1 for begin, end in batch.values() for _ in range(begin, end)]
     )

@@ -18,7 +18,7 @@ from kvarn.kernels.cuda.store import MAIN, Program, Variant, launch, load, store
 from kvarn.kernels.triton.step import prepare
 from tests.kernels.compiled import SHARED_BYTES, Binary, look_into
 from tests.kernels.emulated import library
-from tests.kernels.steps import DEVICE, World
+from tests.kernels.steps import DEVICE, World, joined
 from tests.kernels.test_triton_store import check_the_rest, check_tiles, pages
 
 
@@ -48,10 +48,7 @@ def run(
 ) -> None:
     """One step: for each sequence, the tokens from which to which; open tiles into the tails."""
     step, cache = prepare(world.batch(chunks, padding=padding)), world.cache(list(chunks))
-    keys, values = (
-        torch.cat([rows[member][slice(*chunk)] for member, chunk in chunks.items()])
-        for rows in (world.keys, world.values)
-    )
+    keys, values = (joined(rows, chunks) for rows in (world.keys, world.values))
     variant = Variant(world.layout, world.dtype)
     launch(program(variant), step, cache, keys=keys, values=values, faults=faults)
     for member, (begin, end) in chunks.items():

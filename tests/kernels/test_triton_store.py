@@ -13,7 +13,7 @@ from kvarn.format.reference import Tile, quantise
 from kvarn.kernels.triton.step import prepare
 from kvarn.kernels.triton.store import store_tiles
 from kvarn.kernels.triton.tail import write_tails
-from tests.kernels.steps import DEVICE, World
+from tests.kernels.steps import DEVICE, World, joined
 
 
 def run(
@@ -25,10 +25,7 @@ def run(
 ) -> None:
     """One step: for each sequence, the tokens from which to which."""
     step, cache = prepare(world.batch(chunks, padding=padding)), world.cache(list(chunks))
-    keys, values = (
-        torch.cat([rows[member][slice(*chunk)] for member, chunk in chunks.items()])
-        for rows in (world.keys, world.values)
-    )
+    keys, values = (joined(rows, chunks) for rows in (world.keys, world.values))
     store_tiles(step, cache, keys=keys, values=values, faults=faults)
     write_tails(step, cache, keys=keys, values=values)
 

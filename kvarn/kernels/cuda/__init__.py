@@ -4,15 +4,13 @@ The NVRTC that torch brings compiles them where they run. They take the place of
 GPUs that have bulk copies, Hopper's and later.
 """
 
-from kvarn.kernels.cuda.decode import attend_single_tokens, make_ready
+from kvarn.kernels.cuda.decode import attend_single_tokens
 from kvarn.kernels.cuda.program import OLDEST, is_known
-from kvarn.kernels.cuda.store import make_store_ready, store_tiles
+from kvarn.kernels.cuda.store import store_tiles
 
 __all__ = [
     "OLDEST",
     "attend_single_tokens",
     "is_known",
-    "make_ready",
-    "make_store_ready",
     "store_tiles",
 ]

@@ -1,10 +1,8 @@
 """Segments of one token: their histories and own tiles in runs, then the runs joined."""
 
 import ctypes
+from math import e, log2
 
-import torch
-
-from kvarn.format.layout import TileLayout
 from kvarn.kernels.batch import LayerCache
 from kvarn.kernels.cuda.arguments import (
     Pages,
@@ -20,8 +18,6 @@ from kvarn.kernels.cuda.source import Variant, is_supported, sharing
 from kvarn.kernels.triton.arguments import Attention
 from kvarn.kernels.triton.memory import scratch
 from kvarn.kernels.triton.step import Step
-
-LOG2_E = 1.4426950408889634
 
 _JOIN_WORDS = 4
 """Size of decode.cu's `Join`."""
@@ -81,13 +77,6 @@ def variant_for(cache: LayerCache, attention: Attention) -> Variant:
     )
 
 
-def make_ready(layout: TileLayout, query: torch.Tensor, *, group: int, soft_cap: bool) -> None:
-    """Compile and load the program for queries of this type and device, if there is one."""
-    if is_supported(layout, query.dtype, group=group):
-        variant = Variant(layout, query.dtype, group=group // sharing(group), soft_cap=soft_cap)
-        load(variant, query.device)
-
-
 def launch(program: Program, step: Step, cache: LayerCache, attention: Attention) -> None:
     """Launch a program for as many segments at a time as there is room for results of."""
     heads = attention.keys.shape[1] * sharing(attention.group)
@@ -109,7 +98,7 @@ def launch(program: Program, step: Step, cache: LayerCache, attention: Attention
         out=rows_of(attention.out),
         heads=heads,
         sharing=sharing(attention.group),
-        factor=attention.scale * (LOG2_E if attention.soft_cap == 0 else 1),
+        factor=attention.scale * (log2(e) if attention.soft_cap == 0 else 1),
         cap=attention.soft_cap,
         programs=program.blocks,
     )
@@ -124,5 +113,5 @@ def launch(program: Program, step: Step, cache: LayerCache, attention: Attention
 
 def _joiners(results: int, queries: int) -> int:
     """Warps that join the results of a query: about one for every two, a power of two."""
-    share = results // queries // 2
-    return min(max(1 << share.bit_length() - 1, 1) if share else 1, JOIN_WARPS)
+    share = max(results // queries // 2, 1)
+    return min(1 << share.bit_length() - 1, JOIN_WARPS)

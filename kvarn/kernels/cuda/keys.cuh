@@ -12,7 +12,6 @@
 
 typedef Planes<KEY_BITS> Key;
 
-constexpr int COLUMNS = 8;  // queries of a product
 
 // A tile may be shared by two warps, partners, each of which takes half of its tokens.
 constexpr int QUARTERS = 4 / PARTNERS;    // of a tile, 32 tokens each, that a warp takes

@@ -92,17 +92,28 @@ def launch_function(
     _checked(driver.cuLaunchKernelEx(config, function, ctypes.addressof(pointers), 0))
 
 
-def load_function(binary: bytes, name: str, device: torch.device, shared_bytes: int) -> Any:
-    """A kernel of a binary on a device, allowed so much dynamic shared memory."""
+def load_functions(
+    binary: bytes, shared_bytes: Mapping[str, int], device: torch.device
+) -> dict[str, Any]:
+    """Kernels of a binary on a device.
+
+    Args:
+        binary: of one program.
+        shared_bytes: by the kernel's name, dynamic shared memory that it must be allowed.
+        device: where they are loaded.
+    """
     from cuda.bindings import driver  # noqa: PLC0415
 
+    limit = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    functions = {}
     with torch.cuda.device(device):
         torch.cuda.current_stream()  # the context that the module is loaded into
         (module,) = _checked(driver.cuModuleLoadData(binary))
-        (function,) = _checked(driver.cuModuleGetFunction(module, name.encode()))
-        limit = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        _checked(driver.cuFuncSetAttribute(function, limit, shared_bytes))
-    return function
+        for name, size in shared_bytes.items():
+            (functions[name],) = _checked(driver.cuModuleGetFunction(module, name.encode()))
+            if size:
+                _checked(driver.cuFuncSetAttribute(functions[name], limit, size))
+    return functions
 
 
 def is_known(capability: tuple[int, int]) -> bool:
@@ -125,15 +136,8 @@ def load(variant: Variant, device: torch.device) -> Program:
 
     properties = torch.cuda.get_device_properties(device)
     binary = compiled(variant, f"sm_{properties.major}{properties.minor}")
+    functions = load_functions(binary, {"attend": variant.shared_bytes, "combine": 0}, device)
     with torch.cuda.device(device):
-        torch.cuda.current_stream()  # the context that the module is loaded into
-        (module,) = _checked(driver.cuModuleLoadData(binary))
-        functions = {
-            name: _checked(driver.cuModuleGetFunction(module, name.encode()))[0]
-            for name in ("attend", "combine")
-        }
-        limit = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        _checked(driver.cuFuncSetAttribute(functions["attend"], limit, variant.shared_bytes))
         (resident,) = _checked(
             driver.cuOccupancyMaxActiveBlocksPerMultiprocessor(
                 functions["attend"], 32 * variant.partners, variant.shared_bytes

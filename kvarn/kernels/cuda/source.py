@@ -86,27 +86,33 @@ class Variant:
             for of in begin
             for name in ("token_scale", "channel_scale", "mean")
         }
-        types = {"MODEL_BFLOAT": 1} if self.model == torch.bfloat16 else {}
         caps = {"SOFT_CAP": 1} if self.soft_cap else {}
         return (
-            scales
-            | types
+            constants_of(layout, self.model)
+            | scales
             | caps
             | {
-                "HEAD_DIM": layout.head_dim,
                 "GROUP": self.group,
                 "PARTNERS": self.partners,
                 "RESIDENT": self.resident,
-                "NULL_PAGE": NULL_PAGE,
-                "KEY_BITS": layout.format.key_bits,
-                "VALUE_BITS": layout.format.value_bits,
                 "VALUE_CODES": begin["value"],
                 "TILE_BYTES": layout.tile_bytes,
                 "SHARED_BYTES": self.shared_bytes,
-                "ROTATION_BLOCK": layout.rotation_block,
-                "ROTATION_NORM": f"{layout.rotation_block**-0.5!r}f",
             }
         )
+
+
+def constants_of(layout: TileLayout, model: torch.dtype) -> dict[str, int | str]:
+    """Preprocessor definitions of every program."""
+    types: dict[str, int | str] = {"MODEL_BFLOAT": 1} if model == torch.bfloat16 else {}
+    return types | {
+        "HEAD_DIM": layout.head_dim,
+        "KEY_BITS": layout.format.key_bits,
+        "VALUE_BITS": layout.format.value_bits,
+        "NULL_PAGE": NULL_PAGE,
+        "ROTATION_BLOCK": layout.rotation_block,
+        "ROTATION_NORM": f"{layout.rotation_block**-0.5!r}f",
+    }
 
 
 def is_supported(layout: TileLayout, model: torch.dtype, *, group: int) -> bool:

@@ -10,7 +10,7 @@ import torch
 
 from kvarn.format import reference
 from kvarn.format.layout import TILE_TOKENS, TileLayout
-from kvarn.kernels.batch import NULL_PAGE, LayerCache
+from kvarn.kernels.batch import LayerCache
 from kvarn.kernels.cuda.arguments import (
     Pages,
     Rows,
@@ -20,7 +20,8 @@ from kvarn.kernels.cuda.arguments import (
     rows_of,
     segments_of,
 )
-from kvarn.kernels.cuda.program import binary_of, launch_function, load_function
+from kvarn.kernels.cuda.program import binary_of, launch_function, load_functions
+from kvarn.kernels.cuda.source import constants_of
 from kvarn.kernels.triton.step import Step
 
 MAIN = "store.cu"
@@ -82,21 +83,14 @@ class Variant:
         layout = self.layout
         bits = {"KEY": layout.format.key_bits, "VALUE": layout.format.value_bits}
         steps = {of: reference.RANGE[b] / reference.middle(b) for of, b in bits.items()}
-        types = {"MODEL_BFLOAT": 1} if self.model == torch.bfloat16 else {}
         offsets = {name.upper(): field.offset_bytes for name, field in layout.fields.items()}
         return (
-            types
+            constants_of(layout, self.model)
             | offsets
             | {
-                "HEAD_DIM": layout.head_dim,
-                "KEY_BITS": bits["KEY"],
-                "VALUE_BITS": bits["VALUE"],
                 "KEY_STEP": f"{steps['KEY']!r}f",
                 "VALUE_STEP": f"{steps['VALUE']!r}f",
                 "PASSES": reference.PASSES,
-                "NULL_PAGE": NULL_PAGE,
-                "ROTATION_BLOCK": layout.rotation_block,
-                "ROTATION_NORM": f"{layout.rotation_block**-0.5!r}f",
                 "SHARED_BYTES": self.shared_bytes,
                 "RESIDENT": 2 if self.slab <= _SLAB and layout.head_dim == self.slab else 1,
             }
@@ -172,12 +166,6 @@ def store_tiles(
     return True
 
 
-def make_store_ready(layout: TileLayout, keys: torch.Tensor) -> None:
-    """Compile and load the program for keys of this type and device, if there is one."""
-    if is_supported(layout, keys.dtype, keys.device):
-        load(Variant(layout, keys.dtype), keys.device)
-
-
 @cache
 def is_supported(layout: TileLayout, model: torch.dtype, device: torch.device) -> bool:
     """Whether there is a program for these tiles and the model's type that the device has room for.
@@ -200,7 +188,8 @@ def load(variant: Variant, device: torch.device) -> Program:
     """
     properties = torch.cuda.get_device_properties(device)
     binary = binary_of(MAIN, variant.constants, f"sm_{properties.major}{properties.minor}")
-    return _Loaded(variant, device, load_function(binary, "store", device, variant.shared_bytes))
+    functions = load_functions(binary, {"store": variant.shared_bytes}, device)
+    return _Loaded(variant, device, functions["store"])
 
 
 def launch(

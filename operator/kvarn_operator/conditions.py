@@ -15,7 +15,7 @@ from kvarn_operator.api.base import timestamp
 from kvarn_operator.api.status import Condition, Lesson
 from kvarn_operator.autoscale import Decision
 from kvarn_operator.autoscalers import KINDS
-from kvarn_operator.observe import Failure, Pod
+from kvarn_operator.observe import Child, Failure, Pod
 from kvarn_operator.planning import Outcome, Planned, Unplanned
 from kvarn_operator.rollout import Rollout
 from kvarn_operator.scene import Scene
@@ -212,12 +212,38 @@ def _outside(scene: Scene, decision: Decision, kind: str) -> Verdict:
     if scene.told is None:
         return Verdict("False", decision.reason, decision.message)
     owner = scene.observed.children.get((kind, scene.target.metadata.name))
-    says = owner.condition("ScalingActive") if owner else {}
-    if says.get("status") == "False" and says.get("reason") != "ScalingDisabled":
+    says = _obstacle(owner) if owner else {}
+    if says:
         return Verdict("False", says.get("reason", "NoOwner"), f"{kind}: {says.get('message')}")
     if scene.told == scene.desired:
         return Verdict("True", decision.reason, decision.message)
     return Verdict("True", decision.reason, f"The {kind} is told a size of {scene.told}.")
+
+
+_OBSTACLES: dict[str, tuple[tuple[str, str], ...]] = {
+    "HorizontalPodAutoscaler": (("ScalingActive", "False"),),
+    "ScaledObject": (
+        ("Ready", "False"),
+        ("Paused", "True"),
+        ("Fallback", "True"),
+        ("HPAActive", "False"),
+    ),
+}
+"""By these conditions the owner of the size says that it does not act on what it is told."""
+
+
+def _obstacle(owner: Child) -> Mapping[str, str]:
+    """The first such condition; empty if there is none."""
+    said = ((owner.condition(kind), status) for kind, status in _OBSTACLES[owner.kind])
+    return next(
+        (
+            condition
+            for condition, status in said
+            # At a size of zero nobody asks a HorizontalPodAutoscaler to act.
+            if condition.get("status") == status and condition.get("reason") != "ScalingDisabled"
+        ),
+        {},
+    )
 
 
 def _stalled(scene: Scene, rollout: Rollout) -> Verdict | None:

@@ -1,5 +1,6 @@
 """What the condition says where another controller owns the size."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ from kvarn_operator.scene import Scene
 from tests.operator_logic.builders import planned, target
 
 HPA = target(autoscaling={"mode": "hpa", "maxReplicas": 3})
+KEDA = target(
+    autoscaling={"mode": "keda", "maxReplicas": 3, "prometheusAddress": "http://prometheus:9090"}
+)
 GROWING = Decision(
     replicas=3, reason="CacheFull", message="From 1 to 3.", active=True, history=History()
 )
@@ -29,6 +33,15 @@ def scaling(owner_says: dict[str, str] | None = None, **changes: Any) -> Verdict
     owner = Child.read(body, kind="HorizontalPodAutoscaler")
     observed = Observed.of([owner], ())
     scene = Scene(target=HPA, outcome=planned(HPA), observed=observed, desired=1, **changes)
+    return dict(conditions.verdicts(scene))["ScalingActive"]
+
+
+def scaling_by_keda(*says: dict[str, str]) -> Verdict:
+    """The condition while KEDA is told a size of 3, with what it says of itself."""
+    body = {"metadata": {"name": "demo"}, "status": {"conditions": list(says)}}
+    observed = Observed.of([Child.read(body, kind="ScaledObject")], ())
+    scene = Scene(target=KEDA, outcome=planned(KEDA), observed=observed, desired=1)
+    scene = replace(scene, decision=GROWING, told=3)
     return dict(conditions.verdicts(scene))["ScalingActive"]
 
 
@@ -54,6 +67,20 @@ def test_the_owners_own_trouble_is_shown() -> None:
 
     assert (found.status, found.reason) == ("False", "FailedGetScale")
     assert found.message == "HorizontalPodAutoscaler: no such Deployment"
+
+
+@pytest.mark.parametrize(
+    ("condition", "status"),
+    [("Ready", "False"), ("Paused", "True"), ("Fallback", "True"), ("HPAActive", "False")],
+)
+def test_what_keeps_keda_from_acting_is_shown(condition: str, status: str) -> None:
+    """It has no condition that is called ``ScalingActive``."""
+    healthy = [{"type": "Active", "status": "True"}, {"type": "Fallback", "status": "False"}]
+    trouble = {"type": condition, "status": status, "reason": "Why", "message": "It cannot."}
+    others = [each for each in healthy if each["type"] != condition]
+
+    assert scaling_by_keda(*healthy).message == "The ScaledObject is told a size of 3."
+    assert scaling_by_keda(*others, trouble) == Verdict("False", "Why", "ScaledObject: It cannot.")
 
 
 @pytest.mark.parametrize("decision", [GROWING, SILENT, None])

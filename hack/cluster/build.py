@@ -47,6 +47,17 @@ class Module:
 
 KUBE = Module("kube", HERE / "kube", ((".", "kube"), ("./pause", "pause")))
 COREDNS = Module("coredns", HERE / "coredns", ((".", "coredns"),))
+KEDA = Module(
+    "keda",
+    HERE / "keda",
+    (
+        ("github.com/kedacore/keda/v2/cmd/operator", "keda"),
+        ("github.com/kedacore/keda/v2/cmd/adapter", "keda-adapter"),
+        ("github.com/kedacore/keda/v2/cmd/webhooks", "keda-admission-webhooks"),
+        ("github.com/prometheus/prometheus/cmd/prometheus", "prometheus"),
+    ),
+)
+"""Not needed by the cluster; see `hack.keda`. The programs have the names of KEDA's own images."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +114,9 @@ def _build(module: Module, cache: Cache, finished: Path) -> None:
 
 
 def prune(cache: Cache) -> None:
-    """Remove the programs of other versions of the sources."""
-    current = {f"{module.name}-{module.key}" for module in (KUBE, COREDNS)}
-    for folder in cache.programs.glob("*-*"):
+    """Remove the programs of other versions of the sources, but none that are being built."""
+    current = {f"{module.name}-{module.key}" for module in (KUBE, COREDNS, KEDA)}
+    for folder in cache.programs.glob("[!.]*-*"):
         if folder.name not in current:
             shutil.rmtree(folder)
 

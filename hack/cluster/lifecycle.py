@@ -10,7 +10,7 @@ from pathlib import Path
 from hack.cluster import build, configuration, containerd, host, layout, preflight
 from hack.cluster.build import Programs
 from hack.cluster.layout import Layout
-from hack.images import pause
+from hack.images import programs as images
 from hack.progress import console, step
 
 START_SECONDS = 180.0
@@ -56,7 +56,7 @@ def _remove(cluster: Layout) -> bool:
 
 def _up(cluster: Layout, *, port: int) -> None:
     programs = build.programs(cluster.cache)
-    pause_archive = pause.archive(cluster.cache, programs.pause)
+    pause_archive = images.archive(images.PAUSE, cluster.cache, programs.pause.parent)
     try:
         _start(cluster, programs, port=port)
         _complete(cluster, pause_archive)

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from hack import cache, keda
 from kvarn_operator import metrics
 from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.autoscalers import autoscaler
 from kvarn_operator.config import Config
-from tests.apiserver import keda
 from tests.apiserver.vllm import Load, Servers, servers
 from tests.apiserver.world import World, operator, until
 
@@ -52,7 +52,7 @@ async def serve(world: World, resource: Resource) -> None:
 
 async def install_keda(world: World) -> None:
     """Its definition of a ScaledObject, without its operator."""
-    await world.kubectl("apply", "--server-side", "-f", str(keda.definition()))
+    await world.kubectl("apply", "--server-side", "-f", str(keda.definition(cache.default())))
 
 
 def told(world: World) -> float | None:

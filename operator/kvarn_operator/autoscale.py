@@ -23,7 +23,7 @@ TOLERANCE = 0.1
 """Over its target by less than this, the size stays, as with a HorizontalPodAutoscaler."""
 CALM_TOLERANCE, CALM_TREND_TOLERANCE = 0.15, 0.25
 """The same, shortly after shrinking, for what there is and for what its trend makes of it."""
-SHRINK_TARGET = 0.75
+SHRINK_TARGET = 0.85
 """After shrinking, the mean load must not be more than this."""
 
 
@@ -56,12 +56,13 @@ def decide(
         now: the time.
     """
     limiter = Limiter(current=current, behavior=rules.behavior, now=now)
-    history = history.seen(fleet, current=current, now=now)
-    calm = is_calm(history.grown, now, seconds=limiter.calm_seconds)
-    wanted, why = _wanted(fleet, current, history, now, may_shrink=calm)
+    history = history.seen(fleet, current=current, now=now, calm_seconds=limiter.calm_seconds)
+    wanted, why = _wanted(fleet, current, history, now)
     past = limiter.remember(history, wanted)
     urgent = wanted > current and any(server.parts.rejections for server in fleet.servers)
     steady = wanted if urgent else limiter.stabilised(past, wanted)
+    if not is_calm(history.grown, now, seconds=limiter.calm_seconds):
+        steady = max(steady, current)
     replicas = _bounded(limiter.stepped(past, steady), rules)
     if steady == current != replicas:
         why = "OutOfBounds"
@@ -75,9 +76,7 @@ def decide(
     )
 
 
-def _wanted(
-    fleet: Fleet, current: int, history: History, now: datetime, *, may_shrink: bool
-) -> tuple[int, str]:
+def _wanted(fleet: Fleet, current: int, history: History, now: datetime) -> tuple[int, str]:
     """What the demand calls for, and in a word why; `current` where there is no evidence."""
     if not fleet.servers:
         return current, "MetricsStale" if fleet.stale else "NoReadyReplicas"
@@ -86,11 +85,22 @@ def _wanted(
         return more, why
     if fleet.stale:
         return current, "MetricsStale"
-    foreseen = history.forecast(fleet) + history.reserve
-    enough = max(math.ceil(fleet.load / SHRINK_TARGET), math.ceil(foreseen), 1)
-    if enough < current and may_shrink and fleet.watched:
+    enough = _enough(fleet, history)
+    if enough < current and fleet.watched:
         return enough, "LowPressure"
     return current, "WithinTarget"
+
+
+def _enough(fleet: Fleet, history: History) -> int:
+    """The least size that carries what is handed over, and what comes until it may grow again.
+
+    A server that goes takes prefixes along. As hits are a concave function of the size of a cache,
+    `m` of `n` servers keep `m / n` of them at least, and compute the others: `m` is enough if
+    `load + reused * (1 - m / n) <= m`.
+    """
+    handed = (fleet.load + fleet.reused) / (1 + fleet.reused / len(fleet.servers))
+    foreseen = history.forecast(fleet) + history.reserve
+    return max(math.ceil(max(fleet.load / SHRINK_TARGET, handed, foreseen)), 1)
 
 
 def _more(fleet: Fleet, current: int, history: History, now: datetime) -> tuple[int, str]:

@@ -4,7 +4,7 @@ It is written only together with something else: a status at rest rests. Then no
 could be learnt from, either.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -12,23 +12,29 @@ from kvarn_operator.api.base import timestamp
 from kvarn_operator.api.status import Checkpoint, LastScale, Status
 from kvarn_operator.behavior import Change
 from kvarn_operator.outlook import MEMORY_SECONDS, History
-from kvarn_operator.readings import Reading
+from kvarn_operator.readings import Cost, Reading
 
 
-def take(history: History, readings: Iterable[Reading], *, now: datetime) -> Checkpoint:
-    """What `restore` will need of `history`, and what a token costs by the latest `readings`."""
+def take(history: History, readings: Collection[Reading], *, now: datetime) -> Checkpoint:
+    """What `restore` will need of `history`, and what a token costs.
+
+    Args:
+        history: the past.
+        readings: the latest, of pods of one template.
+        now: the time.
+    """
     until = now + timedelta(seconds=MEMORY_SECONDS)
     if history.held and history.held[1] >= history.reserve:
         until, _ = history.held  # else it would be prolonged at each restart
-    cost = max((reading.token_seconds for reading in readings), default=0.0)
+    seen = max(readings, key=lambda reading: reading.cost_is_seen, default=None)
     return Checkpoint(
         start_seconds=round(history.start_seconds) if history.start_seconds else None,
-        token_nanoseconds=round(cost * 1e9) or None,
+        token_nanoseconds=round(seen.token_seconds * 1e9) or None if seen else None,
+        token_template=seen.template or None if seen and seen.cost_is_seen else None,
         reserve_percent=round(100 * history.reserve) or None,
         reserve_until=timestamp(until) if round(100 * history.reserve) else None,
         grown_time=_written(history.grown),
         shrunk_time=_written(history.shrunk),
-        regretted_time=_written(history.regretted),
     )
 
 
@@ -50,14 +56,15 @@ def restore(status: Status, *, current: int) -> History:
         held=held,
         grown=_read(found.grown_time) or history.grown,
         shrunk=_read(found.shrunk_time) or history.shrunk,
-        regretted=_read(found.regretted_time),
     )
 
 
-def token_seconds(status: Status) -> float:
-    """What a token of a prompt was last seen to cost; 0 if that is not known."""
+def cost(status: Status) -> Cost:
+    """What a token of a prompt was last seen to cost."""
     found = status.checkpoint
-    return (found.token_nanoseconds or 0) / 1e9 if found else 0.0
+    if found is None:
+        return Cost()
+    return Cost((found.token_nanoseconds or 0) / 1e9, found.token_template)
 
 
 def _changed(last: LastScale | None, *, current: int) -> History:

@@ -2,7 +2,8 @@
 
 A server that is asked for now helps after a start's time. So sizes are chosen for the demand by
 then: its trend, and, as with the safety stock of a store that waits for its deliveries, a reserve
-for what is not foreseen, measured by how wrong the trend was in the last hour.
+for what is not foreseen. A size that shrinks is to do for as long as one that grew is kept: so the
+reserve is measured by the most that came in such a time, in the last hour, beyond the trend.
 """
 
 import math
@@ -22,7 +23,7 @@ NOTE_SECONDS = 15.0
 TREND_SECONDS = 300.0
 """How far back a trend looks."""
 LEAST_NOTES = 16
-"""From so many on, a trend or a reserve is one."""
+"""From so many on, a trend is one."""
 STANDARD_ERRORS = 0.5
 """By which a trend must differ from none: noise is no trend."""
 STEEPEST = 2.0
@@ -31,12 +32,11 @@ DRAIN_SECONDS = 120.0
 """Time in which a queue of prompts is to be worked off, once the servers for it are there."""
 MEMORY_SECONDS = 3600.0
 """How long a surprise is remembered."""
-FORESEEN_SHARE, CAREFUL_SHARE = 0.9, 0.97
-"""Of the last hour, what the reserve covers: ordinarily, and after a shrinking was regretted."""
-REGRET_SECONDS = 7200.0
-"""How long it is regretted that a size had to grow again soon after it shrank."""
+COVERED_SHARE = 2 / 3
+"""Of the surprises of the last hour, what the reserve covers."""
 CALM_SECONDS = 600.0
-"""For so long after it shrank, a size needs a better reason to grow again."""
+"""For so long after it shrank, a size needs a better reason to grow again; and, by default, it is
+kept for so long after it grew."""
 
 Note = tuple[datetime, float]
 """(time, servers)"""
@@ -51,25 +51,39 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Foresight:
+    """What was foreseen at one time, and what came of it.
+
+    Attributes:
+        until: when it is to be judged.
+        servers: that were foreseen.
+        peak: the most that has come in since.
+    """
+
+    until: datetime
+    servers: float
+    peak: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class History(Past):
     """The past, as far as decisions look back.
 
     Attributes:
         demand: that comes in, every `NOTE_SECONDS`.
-        expected: what it was foreseen to be, at times that are still to come.
-        surprises: what it was, less what had been foreseen.
+        foreseen: what it was foreseen to be, where that cannot be judged yet.
+        surprises: the most that came, less what had been foreseen.
         surprised: when that was first known.
         held: a reserve from before a restart, and until when it holds.
         starts: not completed yet, the earliest first.
         start_seconds: that the last start took; None until one was seen.
         size: at the last decision; 0 before the first.
-        grown: when it grew last; None if that is not known.
-        shrunk: likewise.
-        regretted: when it had to grow again soon after it had shrunk.
+        grown: when it grew last, or was first seen.
+        shrunk: when it shrank last; None if that is not known.
     """
 
     demand: tuple[Note, ...] = ()
-    expected: tuple[Note, ...] = ()
+    foreseen: tuple[Foresight, ...] = ()
     surprises: tuple[Note, ...] = ()
     surprised: datetime | None = None
     held: Note | None = None
@@ -78,7 +92,6 @@ class History(Past):
     size: int = 0
     grown: datetime | None = None
     shrunk: datetime | None = None
-    regretted: datetime | None = None
 
     def changed(self, change: Change) -> Self:
         """The history after one more change."""
@@ -86,7 +99,6 @@ class History(Past):
         starts = tuple(start for start in self.starts if start.size <= size)
         if change.change > 0:
             starts = (*starts, Start(change.at, size))
-        too_early = change.change > 0 and not is_calm(self.shrunk, change.at)
         return replace(
             self,
             changes=(*self.changes, change),
@@ -94,13 +106,15 @@ class History(Past):
             size=size,
             grown=change.at if change.change > 0 else self.grown,
             shrunk=change.at if change.change < 0 else self.shrunk,
-            regretted=change.at if too_early else self.regretted,
         )
 
-    def seen(self, fleet: Fleet, *, current: int, now: datetime) -> Self:
-        """The history after a look at `fleet`."""
+    def seen(
+        self, fleet: Fleet, *, current: int, now: datetime, calm_seconds: float = CALM_SECONDS
+    ) -> Self:
+        """The history after a look at `fleet`, whose size is kept for `calm_seconds`."""
         held = self.held if self.held and now < self.held[0] else None
-        return replace(self._started(fleet.ready, now)._noted(fleet, now), size=current, held=held)
+        noted = self._started(fleet.ready, now)._noted(fleet, now, calm_seconds)
+        return replace(noted, size=current, held=held)
 
     @property
     def ahead_seconds(self) -> float:
@@ -124,14 +138,11 @@ class History(Past):
         In the first hour one burst may be most of what was seen, and a deployment that has nothing
         to do since would be held up by it.
         """
-        if len(self.surprises) < LEAST_NOTES or self.surprised is None:
+        if not self.surprises or self.surprised is None:
             return 0.0
-        latest, _ = self.surprises[-1]
-        calm = is_calm(self.regretted, latest, seconds=REGRET_SECONDS)
-        share = FORESEEN_SHARE if calm else CAREFUL_SHARE
         ordered = sorted(surprise for _, surprise in self.surprises)
-        reserve = max(ordered[int(share * len(ordered))], 0.0)
-        if is_calm(self.surprised, latest, seconds=MEMORY_SECONDS):
+        reserve = max(ordered[int(COVERED_SHARE * len(ordered))], 0.0)
+        if is_calm(self.surprised, self.surprises[-1][0], seconds=MEMORY_SECONDS):
             return reserve
         _, incoming = self.demand[-1]
         return min(reserve, max((STEEPEST - 1) * incoming, 1.0))
@@ -158,25 +169,26 @@ class History(Past):
             return replace(self, starts=left)
         return replace(self, starts=left, start_seconds=(now - done[-1].at).total_seconds())
 
-    def _noted(self, fleet: Fleet, now: datetime) -> Self:
+    def _noted(self, fleet: Fleet, now: datetime, calm_seconds: float) -> Self:
         if not fleet.servers or fleet.stale or not fleet.watched:
             return self
         if self.demand and now - self.demand[-1][0] < timedelta(seconds=NOTE_SECONDS):
             return self
         demand = (*_since(self.demand, now, TREND_SECONDS), (now, fleet.incoming))
-        noted = replace(self, demand=demand)._compared(fleet.incoming, now)
-        due = now + timedelta(seconds=noted.ahead_seconds)
-        return replace(noted, expected=(*noted.expected, (due, noted.forecast(fleet))))
+        noted = replace(self, demand=demand, grown=self.grown or now)._judged(fleet.incoming, now)
+        latest = Foresight(now + timedelta(seconds=calm_seconds), noted.forecast(fleet))
+        return replace(noted, foreseen=(*noted.foreseen, latest))
 
-    def _compared(self, incoming: float, now: datetime) -> Self:
-        """Note how wrong was what had been foreseen for now."""
-        surprises, surprised = _since(self.surprises, now, MEMORY_SECONDS), self.surprised
-        past = [expected for at, expected in self.expected if at <= now]
-        if past:
-            surprises = (*surprises, (now, incoming - past[-1]))
-            surprised = surprised or now
-        coming = tuple(note for note in self.expected if note[0] > now)
-        return replace(self, surprises=surprises, surprised=surprised, expected=coming)
+    def _judged(self, incoming: float, now: datetime) -> Self:
+        """Note how wrong was what had been foreseen, as far as its time is over."""
+        foreseen = [replace(each, peak=max(each.peak, incoming)) for each in self.foreseen]
+        over = [(now, each.peak - each.servers) for each in foreseen if each.until <= now]
+        return replace(
+            self,
+            foreseen=tuple(each for each in foreseen if each.until > now),
+            surprises=(*_since(self.surprises, now, MEMORY_SECONDS), *over),
+            surprised=self.surprised or (now if over else None),
+        )
 
     def _slope(self) -> float:
         """Servers a second, by least squares, less `STANDARD_ERRORS`.

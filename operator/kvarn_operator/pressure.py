@@ -54,6 +54,7 @@ class Server:
         load: `parts.index`, or `incoming` if that is more: what it would have to hand over if it
             went.
         incoming: what its present requests take of it, without what queues and events add.
+        reused: what computing the tokens that its cache spared would take of it.
         backlog_seconds: time that computing the prompts that wait will take.
     """
 
@@ -64,6 +65,7 @@ class Server:
     capacity_tokens: float
     running: int
     usage: float
+    reused: float = 0.0
     backlog_seconds: float = 0.0
 
     @property
@@ -109,6 +111,11 @@ class Fleet:
     def busy(self) -> float:
         """Servers that the prompts which come in would keep busy."""
         return COMPUTE_TARGET * sum(server.parts.compute for server in self.servers)
+
+    @property
+    def reused(self) -> float:
+        """Servers that would compute, at their target, what is found in caches."""
+        return sum(server.reused for server in self.servers)
 
     @property
     def backlog_seconds(self) -> float:
@@ -212,12 +219,18 @@ def parts(
     Where the cache is what binds, fewer sequences run than may: those that run are then what the
     server can carry, and those that wait count against them, as far as they cannot just follow;
     how far that is can only be told where rates can be.
+
+    While prompts are computed, sequences hardly advance: where these take the share `c` of the
+    time, places are held for `1 / (1 - c)` of what they are held on a server without prompts. What
+    both take of servers adds up, then, to `c + (1 - c) * places`.
     """
     sample, before = reading.sample, reading.previous
     cache = sample.usage / target
     carried = max(sample.running, 1) if cache >= 1 else max_sequences
     queued = sample.waiting * reading.waiting_share if watched else 0.0
-    waiting = (sample.running + queued) / carried if sample.waiting else 0.0
+    places = (sample.running + queued) / carried
+    computing = reading.computing_share
+    waiting = computing + (1 - computing) * places if sample.waiting else 0.0
     return Parts(
         cache=cache,
         compute=reading.compute_share / COMPUTE_TARGET,
@@ -231,7 +244,8 @@ def parts(
 def _server(
     pod: str, reading: Reading, found: Parts, *, target: float, most: int, tokens: int
 ) -> Server:
-    incoming = max(found.cache, found.compute, reading.sample.running / most)
+    places = (1 - reading.computing_share) * reading.sample.running / most
+    incoming = max(found.cache, found.compute, places)
     return Server(
         name=pod,
         parts=found,
@@ -240,5 +254,6 @@ def _server(
         capacity_tokens=target * (reading.sample.cache_tokens or tokens),
         running=reading.sample.running,
         usage=reading.sample.usage,
+        reused=reading.reused_share / COMPUTE_TARGET,
         backlog_seconds=reading.backlog_seconds,
     )

@@ -1,8 +1,11 @@
 """What the pods said lately, and what follows from it: rates, and what a token costs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
+from types import MappingProxyType
+from typing import TypedDict
 
 from kvarn_operator.scrape import Sample, ScrapeError
 
@@ -21,6 +24,18 @@ FORGET_SHARE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What computing a token of a prompt takes, in seconds; 0 if that is not known.
+
+    Attributes:
+        template: of the pods on which it was seen: others may have another GPU, or model.
+    """
+
+    token_seconds: float = 0.0
+    template: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Spoken:
     """What a pod said at one time."""
 
@@ -35,8 +50,10 @@ class Reading:
     Attributes:
         at: when `sample` was taken.
         past: the ones before it, the oldest first, as far back as `WINDOW_SECONDS`.
-        token_seconds: the least that a prompt's token was seen to cost on any of the pods; 0 as
-            long as none has computed enough of them.
+        template: what the pod was made of; pods of one are alike.
+        token_seconds: the least that a prompt's token was seen to cost on pods of the template, or
+            what it cost elsewhere as long as none has computed enough of them; 0 if nobody has.
+        cost_is_seen: whether it was seen on pods of the template.
         window_seconds: the longest time that any of the pods was watched.
         error: why the latest try gave none; empty if it did.
     """
@@ -44,7 +61,9 @@ class Reading:
     at: datetime
     sample: Sample
     past: tuple[Spoken, ...] = ()
+    template: str = ""
     token_seconds: float = 0.0
+    cost_is_seen: bool = False
     window_seconds: float = 0.0
     error: str = ""
 
@@ -123,13 +142,28 @@ class Reading:
         tokens = last.computed_tokens - first.computed_tokens + requests * self.prompt_tokens
         return max(tokens, 0.0) * self.token_seconds / max(self.window_seconds, LEAST_SECONDS)
 
+    @property
+    def computing_share(self) -> float:
+        """Share of the time that it was watched in which the pod computed prompts."""
+        tokens = self.sample.computed_tokens - self.oldest.computed_tokens
+        return min(tokens * self.token_seconds / max(self.watched_seconds, LEAST_SECONDS), 1.0)
+
+    @property
+    def reused_share(self) -> float:
+        """Share of the window that computing the tokens would take that were found in the cache."""
+        last, first = self.sample, self.oldest
+        found = last.prompt_tokens - first.prompt_tokens
+        found -= last.computed_tokens - first.computed_tokens
+        return max(found, 0.0) * self.token_seconds / max(self.window_seconds, LEAST_SECONDS)
+
 
 def record(
     readings: Mapping[str, Reading],
     answers: Mapping[str, Sample | ScrapeError],
     *,
     now: datetime,
-    token_seconds: float = 0.0,
+    templates: Mapping[str, str] = MappingProxyType({}),
+    learnt: Cost = Cost(),
 ) -> dict[str, Reading]:
     """`readings` after a round of `answers`; pods that were not asked are forgotten.
 
@@ -137,19 +171,23 @@ def record(
         readings: from the round before.
         answers: by pod.
         now: when they were asked.
-        token_seconds: what a prompt's token is taken to cost until that is seen; 0 if not known.
+        templates: of the pods.
+        learnt: before a restart.
     """
     kept: dict[str, Reading] = {}
     for pod, answer in answers.items():
         before = readings.get(pod)
         if isinstance(answer, Sample):
-            kept[pod] = Reading(at=now, sample=answer, past=_past(before, answer, now))
+            past = _past(before, answer, now)
+            template = templates.get(pod, "")
+            kept[pod] = Reading(at=now, sample=answer, past=past, template=template)
         elif before is not None:
             kept[pod] = replace(before, error=str(answer))
-    cost = _token_seconds(readings.values(), kept.values(), now=now) or token_seconds
     window = max((reading.watched_seconds for reading in kept.values()), default=0.0)
+    priced = partial(_priced, before=readings.values(), after=kept.values(), learnt=learnt, now=now)
+    costs = {name: priced(name) for name in {reading.template for reading in kept.values()}}
     return {
-        pod: replace(reading, token_seconds=cost, window_seconds=window)
+        pod: replace(reading, **costs[reading.template], window_seconds=window)
         for pod, reading in kept.items()
     }
 
@@ -172,14 +210,37 @@ def _restarted(before: Sample, after: Sample) -> bool:
     )
 
 
-def _token_seconds(before: Iterable[Reading], after: Iterable[Reading], *, now: datetime) -> float:
-    """The least cost seen, where what was seen earlier counts a little less each minute."""
-    known = [
+class _Price(TypedDict):
+    """Part of a reading."""
+
+    token_seconds: float
+    cost_is_seen: bool
+
+
+def _priced(
+    template: str,
+    *,
+    before: Collection[Reading],
+    after: Collection[Reading],
+    learnt: Cost,
+    now: datetime,
+) -> _Price:
+    """The least cost seen on pods of `template`, those seen earlier a little more each minute.
+
+    What was seen on others is worth something only until then: a roll-out may bring a slower GPU.
+    """
+    seen = [
         reading.token_seconds * (1 + FORGET_SHARE * (now - reading.at).total_seconds() / 60)
         for reading in before
-        if reading.token_seconds
+        if reading.template == template and reading.cost_is_seen
     ]
-    return min([*known, *_costs(list(after))], default=0.0)
+    if not seen and learnt.token_seconds and learnt.template == template:
+        seen = [learnt.token_seconds]
+    seen.extend(_costs([reading for reading in after if reading.template == template]))
+    if seen:
+        return _Price(token_seconds=min(seen), cost_is_seen=True)
+    elsewhere = max((reading.token_seconds for reading in before), default=0.0)
+    return _Price(token_seconds=elsewhere or learnt.token_seconds, cost_is_seen=False)
 
 
 def _costs(readings: Sequence[Reading]) -> Iterable[float]:

@@ -171,8 +171,13 @@ class Reconciler:
         if memory.asked is None or now - memory.asked >= poll or not names <= memory.known:
             answers = await self.pages.read([pod.ip for pod in ready])
             by_pod = dict(zip((pod.name for pod in ready), answers, strict=True))
-            cost = checkpoint.token_seconds(scene.target.status)
-            memory.readings = record(memory.readings, by_pod, now=now, token_seconds=cost)
+            memory.readings = record(
+                memory.readings,
+                by_pod,
+                now=now,
+                templates={pod.name: pod.template_hash for pod in ready},
+                learnt=checkpoint.cost(scene.target.status),
+            )
             memory.asked, memory.known = now, names
             _count_failures(scene.target, answers)
         planned = (
@@ -246,7 +251,11 @@ class Reconciler:
         readings = _of_template(scene, memory.readings)
         scene = replace(scene, capacities=_capacities(readings))
         new = status.build(
-            scene, fleet=servers, readings=readings, learnt=self._learnt(memory), now=self.clock()
+            scene,
+            fleet=servers,
+            readings=readings,
+            learnt=self._learnt(memory.history, readings),
+            now=self.clock(),
         )
         _publish(scene.target, servers, new)
         if status.dump(new) != status.dump(old):
@@ -256,10 +265,12 @@ class Reconciler:
                 tell(event)
         memory.status = new
 
-    def _learnt(self, memory: Memory) -> Checkpoint | None:
-        if memory.history is None:
+    def _learnt(
+        self, history: History | None, readings: Mapping[str, Reading]
+    ) -> Checkpoint | None:
+        if history is None:
             return None
-        return checkpoint.take(memory.history, memory.readings.values(), now=self.clock())
+        return checkpoint.take(history, readings.values(), now=self.clock())
 
     def _next_look(self, scene: Scene) -> float:
         if scene.refused or scene.unowned:

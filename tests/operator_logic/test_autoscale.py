@@ -86,24 +86,35 @@ def test_the_bounds_hold() -> None:
     assert once(servers(9.0), current=3, rules=rules(maxReplicas=3)).reason == "AtMaximum"
 
 
-def test_it_shrinks_only_when_its_window_has_passed_and_then_step_by_step() -> None:
+def test_it_shrinks_only_when_its_window_has_passed_twice_and_then_step_by_step() -> None:
     down = {"stabilizationWindowSeconds": 10}
     sizes = follow(
-        servers(0, 0, 0), current=3, rules=rules(behavior={"scaleDown": down}), seconds=80
+        servers(0, 0, 0), current=3, rules=rules(behavior={"scaleDown": down}), seconds=90
     )
 
-    assert sizes[:10] == [3] * 10
-    assert sizes[10:70] == [2] * 60
-    assert sizes[70:] == [1] * 10
+    assert sizes[:20] == [3] * 20
+    assert sizes[20:80] == [2] * 60
+    assert sizes[80:] == [1] * 10
 
 
 def test_it_never_shrinks_to_where_the_rest_would_be_nearly_full() -> None:
-    """Two servers at 40 % would leave one at 80 %."""
+    """Two servers at 43 % would leave one at 86 %."""
     down = {"stabilizationWindowSeconds": 0}
 
     assert (
-        once(servers(0.4, 0.4), current=2, rules=rules(behavior={"scaleDown": down})).replicas == 2
+        once(servers(0.43, 0.43), current=2, rules=rules(behavior={"scaleDown": down})).replicas
+        == 2
     )
+
+
+def test_a_server_that_goes_takes_its_part_of_the_cached_prefixes_along() -> None:
+    """Without them, two servers at a load of 0.4 each could do the work of four."""
+    down = rules(behavior={"scaleDown": {"stabilizationWindowSeconds": 0}})
+    alone = Fleet(servers=(server(0.4),) * 4)
+    sharing = Fleet(servers=(server(0.4, reused=2.0),) * 4)
+
+    assert once(alone, current=4, rules=down).reason == "LowPressure"
+    assert once(sharing, current=4, rules=down).reason == "WithinTarget"
 
 
 def test_a_restart_does_not_shorten_the_window() -> None:

@@ -13,7 +13,7 @@ from kvarn_operator.autoscale import Change, History, decide
 from kvarn_operator.observe import Observed
 from kvarn_operator.outlook import Start
 from kvarn_operator.pressure import Fleet, Parts, Server
-from kvarn_operator.readings import Reading
+from kvarn_operator.readings import Cost, Reading
 from kvarn_operator.scene import Scene
 from kvarn_operator.scrape import Sample
 from tests.operator_logic.builders import NOW, later, planned, target
@@ -40,7 +40,7 @@ def restarted(history: History, *readings: Reading, last: LastScale | None = Non
 
 
 def test_what_was_learnt_is_there_again() -> None:
-    history = History(start_seconds=95.0, grown=later(10), shrunk=NOW, regretted=later(10))
+    history = History(start_seconds=95.0, grown=later(10), shrunk=NOW)
 
     again = checkpoint.restore(restarted(history), current=3)
 
@@ -48,10 +48,21 @@ def test_what_was_learnt_is_there_again() -> None:
 
 
 def test_what_a_token_costs_is_there_again() -> None:
-    reading = Reading(at=NOW, sample=IDLE, token_seconds=12.5e-6)
+    seen = Reading(at=NOW, sample=IDLE, template="new", token_seconds=12.5e-6, cost_is_seen=True)
+    elsewhere = replace(seen, cost_is_seen=False)
 
-    assert checkpoint.token_seconds(restarted(History(), reading)) == pytest.approx(12.5e-6)
-    assert checkpoint.token_seconds(Status()) == 0.0
+    assert checkpoint.cost(restarted(History(), seen)) == Cost(pytest.approx(12.5e-6), "new")
+    assert checkpoint.cost(restarted(History(), elsewhere)) == Cost(pytest.approx(12.5e-6), None)
+    assert checkpoint.cost(Status()) == Cost()
+
+
+def test_a_checkpoint_of_an_earlier_operator_is_understood() -> None:
+    written = {"checkpoint": {"tokenNanoseconds": 12500, "regrettedTime": timestamp(NOW)}}
+
+    status = Status.model_validate(written)
+
+    assert checkpoint.cost(status) == Cost(pytest.approx(12.5e-6), None)
+    assert checkpoint.restore(status, current=1) == History()
 
 
 def test_a_reserve_holds_for_its_hour_however_often_the_operator_restarts() -> None:

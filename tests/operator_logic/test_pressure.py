@@ -117,6 +117,22 @@ def test_time_that_prompts_take_counts_against_its_target() -> None:
     assert (found.compute, found.limited_by) == (pytest.approx(0.45 / COMPUTE_TARGET), "compute")
 
 
+def test_places_that_prompts_hold_up_are_left_to_the_prompts() -> None:
+    """All time goes to prompts: those who decode keep their places long, and others wait for them.
+
+    More servers would free both, so that they are not to be counted twice.
+    """
+    crowd = replace(IDLE, running=10, waiting=30, computed_tokens=20_000)
+    computing = Reading(at=later(20), sample=crowd, past=(Spoken(NOW, IDLE),), token_seconds=0.001)
+    decoding = replace(computing, token_seconds=0.0)
+
+    pressures = [
+        parts(reading, target=0.8, max_sequences=10).waiting for reading in (computing, decoding)
+    ]
+
+    assert pressures == [1.0, 4.0]
+
+
 def test_queue_time_presses_only_where_a_target_is_given() -> None:
     late = replace(IDLE, queued=10, queue_seconds=40.0)
     reading = Reading(at=later(5), sample=late, past=(Spoken(NOW, IDLE),))

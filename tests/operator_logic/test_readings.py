@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from kvarn_operator.readings import SEAT_SECONDS, WINDOW_SECONDS, Reading, record
+from kvarn_operator.readings import SEAT_SECONDS, WINDOW_SECONDS, Cost, Reading, record
 from kvarn_operator.scrape import Sample, ScrapeError
 from tests.operator_logic.builders import NOW, later
 
@@ -63,8 +63,9 @@ def test_a_long_prompt_that_just_ended_tells_no_cost() -> None:
 
 
 def test_until_a_cost_is_seen_it_is_what_it_was_before_a_restart() -> None:
-    first = record({}, {"a": busy(0)}, now=NOW, token_seconds=0.0004)
-    second = record(first, {"a": busy(5)}, now=later(5), token_seconds=0.0004)
+    learnt = Cost(0.0004)
+    first = record({}, {"a": busy(0)}, now=NOW, learnt=learnt)
+    second = record(first, {"a": busy(5)}, now=later(5), learnt=learnt)
 
     assert second["a"].compute_share == pytest.approx(5 * 1000 * 0.0004 / 15, rel=0.01)
 
@@ -104,6 +105,46 @@ def test_a_new_pod_inherits_what_a_token_costs() -> None:
     readings = record({"old": steady()}, {"old": busy(100), "new": START}, now=later(100))
 
     assert readings["new"].token_seconds == pytest.approx(0.0005, rel=0.01)
+
+
+def rolled_out(readings: dict[str, Reading], *, learnt: Cost, since: float) -> list[float]:
+    """What a token is taken to cost, each five seconds, by pods of a template five times slower."""
+    costs = []
+    for i in range(20):
+        readings = record(
+            readings,
+            {"new": busy(5.0 * i, rate=400, cost=0.0025)},
+            now=later(since + 5.0 * i),
+            templates={"new": "slow"},
+            learnt=learnt,
+        )
+        costs.append(readings["new"].token_seconds)
+    return costs
+
+
+def test_a_roll_out_to_a_slower_gpu_makes_the_old_cost_void() -> None:
+    old = {"old": replace(steady(), template="fast")}
+
+    costs = rolled_out(old, learnt=Cost(0.0004, "fast"), since=100)
+
+    assert costs[0] == pytest.approx(0.0005, rel=0.01)  # until enough is computed
+    assert costs[-1] == pytest.approx(0.0025)
+
+
+@pytest.mark.parametrize(
+    ("template", "cost"),
+    [
+        pytest.param("fast", 0.0025, id="of another template"),
+        pytest.param(None, 0.0025, id="of nobody knows which"),
+        pytest.param("slow", 0.0005, id="of this one"),
+    ],
+)
+def test_a_cost_from_before_a_restart_lasts_on_its_own_template_alone(
+    template: str | None, cost: float
+) -> None:
+    assert rolled_out({}, learnt=Cost(0.0005, template), since=0)[-1] == pytest.approx(
+        cost, rel=0.02
+    )
 
 
 def test_the_least_cost_seen_is_distrusted_with_time() -> None:

@@ -36,8 +36,8 @@ class Kvarn:
         """The decision on this round of samples."""
         if view.seconds // self.restart_seconds > self._restarts:
             self._restart(view)
-        cost = checkpoint.token_seconds(self._status)
-        self._readings = record(self._readings, view.samples, now=view.now, token_seconds=cost)
+        learnt = checkpoint.cost(self._status)
+        self._readings = record(self._readings, view.samples, now=view.now, learnt=learnt)
         servers = fleet(
             sorted(view.samples),
             self._readings,

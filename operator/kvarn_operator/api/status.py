@@ -171,6 +171,8 @@ class Checkpoint(ApiModel):
     """How long the last start took, from the change of size until the replicas were ready."""
     token_nanoseconds: int | None = None
     """What computing a token of a prompt costs."""
+    token_template: str | None = Field(default=None, max_length=64)
+    """Hash of the pod template that it was seen on; with another, it holds until that is seen."""
     reserve_percent: int | None = None
     """What is held back for demand that is not foreseen, in percent of a full replica."""
     reserve_until: Time | None = None
@@ -179,8 +181,6 @@ class Checkpoint(ApiModel):
     """When the size grew last."""
     shrunk_time: Time | None = None
     """When it shrank last."""
-    regretted_time: Time | None = None
-    """When it last had to grow soon after it had shrunk."""
 
 
 class Status(ApiModel):

@@ -56,45 +56,57 @@ DEVICE void store_run(const Partial& partial, i64 run, const Softmax& softmax, S
   }
 }
 
-// A program on its piece: where it is, and the next packed tile that is to be loaded.
-struct Walk {
-  Position here, ahead;
-  u32 phase = 0;  // of the barriers
-
-  DEVICE Walk(const Position& begin) : here(begin), ahead(begin) {}
-
-  // The tile ahead; only one thread copies.
-  DEVICE const u8* tile(const Arguments& the) const {
-    if (ahead.left == 0 || threadIdx.x) return nullptr;
-    const int* pages = the.segments.table + ahead.work.sequence * the.segments.table_stride;
-    return the.packed.at(pages[ahead.unit], ahead.head / the.sharing);
-  }
-
-  DEVICE void go_ahead(const Arguments& the) {
-    if (ahead.left) ahead.skip(the.segments, the.heads, 1);
-    ahead.skip_own(the.segments, the.heads);
-  }
-};
+DEVICE const u8* tile_at(const Arguments& the, const Position& place, int unit) {
+  const int page = the.segments.table[place.work.sequence * the.segments.table_stride + unit];
+  return the.packed.at(page, place.head / the.sharing);
+}
 
 DEVICE void load_keys(Shared& shared, const u8* tile) {
-  if (tile) copy_bytes(shared.keys, tile, KEY_BYTES, &shared.loaded[0]);
+  if (tile && threadIdx.x == 0) copy_bytes(shared.keys, tile, KEY_BYTES, &shared.loaded[0]);
 }
 
 DEVICE void load_values(Shared& shared, const u8* tile) {
-  if (tile) copy_bytes(shared.values, tile + KEY_BYTES, VALUE_BYTES, &shared.loaded[1]);
+  if (tile && threadIdx.x == 0)
+    copy_bytes(shared.values, tile + KEY_BYTES, VALUE_BYTES, &shared.loaded[1]);
 }
 
-// So many packed tiles, the first of which is on the way.
-DEVICE void run_packed(const Arguments& the, Shared& shared, Walk& walk, int tiles, i64 run) {
-  const Position& here = walk.here;
+// Own tiles are read from global memory: soon, so they should be near.
+DEVICE void prefetch_own(const Arguments& the, const Position& place) {
+  const Work& work = place.work;
+  const int begin = (place.unit - work.tiles) * SLAB;
+  const int rows = min(place.run() * SLAB, work.rows - 1 - begin);
+  const u8* tail = the.tail.at(the.segments.tail(work.sequence), place.head / the.sharing);
+  if (threadIdx.x == 0 && rows > 0)
+    prefetch_bytes(tail + begin * OWN_ROW_BYTES, rows * OWN_ROW_BYTES);
+}
+
+// The next packed tile of the piece from a place on, or null. A function of its own, because the
+// loop that asks has no registers to spare.
+OUTLINE const u8* next_tile(const Arguments& the, Position place) {
+  while (place.left && place.is_own()) {
+    prefetch_own(the, place);
+    place.skip(the.segments, the.heads, place.run());
+  }
+  return place.left ? tile_at(the, place, place.unit) : nullptr;
+}
+
+// The first of the piece after a run of packed tiles.
+DEVICE const u8* tile_after(const Arguments& the, Position place) {
+  place.skip(the.segments, the.heads, place.run());
+  return next_tile(the, place);
+}
+
+// So many packed tiles, the first of which is on the way. `phase` is that of the barriers.
+DEVICE void run_packed(const Arguments& the, Shared& shared, const Position& here, int tiles,
+                       i64 run, u32& phase) {
   make_query_operands(the.query.at(here.work.token, here.head * GROUP), the.query.head_stride,
-                      (float*)shared.query);
+                      shared.query);
   Softmax softmax;
   PackedSums sums = {};
 #pragma unroll 1
-  for (int tile = 0; tile < tiles; tile++) {
-    const u8* next = walk.tile(the);
-    barrier_wait(&shared.loaded[0], walk.phase);
+  for (int tile = 1; tile <= tiles; tile++) {
+    const u8* next = tile < tiles ? tile_at(the, here, here.unit + tile) : tile_after(the, here);
+    barrier_wait(&shared.loaded[0], phase);
     float scores[TOKEN_BLOCKS][4];
     score_tile(shared.keys, shared.query, the.factor, scores);
     meet();
@@ -105,12 +117,11 @@ DEVICE void run_packed(const Arguments& the, Shared& shared, Walk& walk, int til
 #endif
     float weight[2], fade[2];
     softmax.weigh(scores, weight, fade);
-    barrier_wait(&shared.loaded[1], walk.phase);
+    barrier_wait(&shared.loaded[1], phase);
     add_tile(shared.values, scores, weight, fade, sums);
     meet();
     load_values(shared, next);
-    walk.go_ahead(the);
-    walk.phase ^= 1;
+    phase ^= 1;
   }
   store_run(the.partial, run, softmax, [&](int column, float scale, float* channels) {
     store_packed(sums, column, scale, channels);
@@ -153,34 +164,32 @@ attend(const __grid_constant__ Arguments the) {
   const bool tells = the.segments.count > FEW_SEGMENTS;
   const int piece = blockIdx.x;
   if (piece >= line.pieces) return;
-  Walk walk(position(the.segments, line, piece, the.heads));
-  walk.ahead.skip_own(the.segments, the.heads);
-  const u8* first = walk.tile(the);
+  Position here = position(the.segments, line, piece, the.heads);
+  const u8* first = next_tile(the, here);
+  if (first && threadIdx.x == 0) prefetch_bytes(first, TILE_BYTES);
   await_last_kernel();
   release_next_kernel();
   load_keys(shared, first);
   load_values(shared, first);
-  walk.go_ahead(the);
+  u32 phase = 0;
 #pragma unroll 1
-  while (walk.here.left) {
-    const Position& here = walk.here;
+  while (here.left) {
     const int length = here.run();
     const i64 run = run_index(piece, here.segment, here.head, the.heads, here.is_own());
     if (tells && here.unit == 0 && threadIdx.x == 0)
-      the.partial.joins[here.segment * the.heads + here.head] =
-          join_of(line, line.begin(piece + 1) - here.left, here.work, here.segment, here.head,
-                  the.heads);
+      the.partial.joins[here.segment * the.heads + here.head] = join_of(
+          line, line.begin(piece + 1) - here.left, here.work, here.segment, here.head, the.heads);
     if (here.is_own())
       run_own(the, here, length, run);
     else
-      run_packed(the, shared, walk, length, run);
-    walk.here.skip(the.segments, the.heads, length);
+      run_packed(the, shared, here, length, run, phase);
+    here.skip(the.segments, the.heads, length);
   }
 }
 
-constexpr int JOIN_WARPS = 8;                            // of a block of `combine`
+constexpr int JOIN_WARPS = 8;  // of a block of `combine`
 constexpr int LANE_PAIRS = (HEAD_DIM / 2 + 31) / 32;
-constexpr int AT_ONCE = 4;                               // runs that are on their way
+constexpr int AT_ONCE = 4;  // runs that are on their way
 
 // Sums of runs, as pairs of neighbouring channels: of histories in their rotation, of own tiles.
 struct Joined {
@@ -280,7 +289,8 @@ DEVICE void write_tail(const Arguments& the, const Work& work, int head) {
   for (int i = lane_id(); i < 2 * PIECES; i += 32) tail[i] = i < PIECES ? key[i] : value[i - PIECES];
 }
 
-// A query has `joiners` warps of a block, and there are as many blocks as that takes.
+// A query has `joiners` warps of a block, a power of two, and there are as many blocks as that
+// takes.
 extern "C" __global__ void __launch_bounds__(32 * JOIN_WARPS)
 combine(const __grid_constant__ Arguments the) {
   __shared__ JoinedShared shared[JOIN_WARPS];
@@ -302,13 +312,14 @@ combine(const __grid_constant__ Arguments the) {
   Joined joined;
   if (work.rows) join_runs(the.partial, join, column, joiner, the.joiners, joined);
   share(joined, shared[warp]);
-  if (the.joiners > 1) __syncthreads();
+  for (int rest = the.joiners / 2; rest; rest /= 2) {
+    __syncthreads();
+    if (joiner >= rest) continue;
+    add_shared(shared[warp + rest], joined);
+    share(joined, shared[warp]);
+  }
   if (joiner || !work.rows) return;
   if (query_head % (GROUP * the.sharing) == 0) write_tail(the, work, head / the.sharing);
-
-  for (int i = 1; i < the.joiners; i++) add_shared(shared[warp + i], joined);
-  __syncwarp();
-  share(joined, shared[warp]);
   __syncwarp();
   turn<HEAD_DIM>((float*)shared[warp].packed, lane_id(), 32, [] { __syncwarp(); });
   u32* out = (u32*)the.out.at(work.token, query_head);

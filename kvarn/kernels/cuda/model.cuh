@@ -26,3 +26,10 @@ DEVICE int clean(u32& pair) {
   pair &= ~((carried >> 15) * 0xffff);
   return __popc(carried);
 }
+
+// Signs in a row and in columns `column` and `column` + 1 of a Hadamard matrix, as ones.
+DEVICE u32 signs(int row, int column) {
+  const u32 low = __popc(row & column) << 15 & 0x8000;
+  const u32 high = __popc(row & (column + 1)) << 15 & 0x8000;
+  return (ONE | low) | (ONE | high) << 16;
+}

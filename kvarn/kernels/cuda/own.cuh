@@ -8,6 +8,7 @@
 
 constexpr int SLAB = 16;                   // rows of a product, and a unit of work
 constexpr int OWN_BLOCKS = HEAD_DIM / 16;  // products that cover the channels
+constexpr int OWN_ROW_BYTES = 2 * HEAD_DIM * sizeof(Element);  // of a tail: a key beside a value
 
 // Sums of own rows: rows g and g+8 of fragment i are channels g·D/8 + 2i and + 2i + 1.
 typedef float OwnSums[OWN_BLOCKS][4];

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from kvarn.kernels.cuda.source import FOLDER, MAIN, MOST_RESIDENT, Variant
+from kvarn.kernels.cuda.source import FOLDER, MAIN, Variant
 
 OLDEST = (9, 0)
 """Compute capability of the first GPUs with bulk copies."""
@@ -143,7 +143,7 @@ def load(variant: Variant, device: torch.device) -> Program:
                 functions["attend"], 32 * variant.partners, variant.shared_bytes
             )
         )
-    blocks = properties.multi_processor_count * min(resident, MOST_RESIDENT)
+    blocks = properties.multi_processor_count * min(resident, variant.resident)
     return _Loaded(device, blocks, variant.partners, variant.shared_bytes, functions)
 
 

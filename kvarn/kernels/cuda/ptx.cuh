@@ -9,6 +9,7 @@ typedef long long i64;
 typedef unsigned long long u64;
 
 #define DEVICE __device__ __forceinline__
+#define OUTLINE __device__ __noinline__
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(128) u8 name[]
 
 DEVICE int lane_id() { return threadIdx.x & 31; }
@@ -125,6 +126,12 @@ DEVICE void copy_bytes(void* target, const void* source, u32 bytes, u64* barrier
           "r"(shared_address(target)),
       "l"(source), "r"(bytes), "r"(shared_address(barrier))
       : "memory");
+}
+
+// Bring so many bytes, a multiple of 16, into the L2. Nothing is read: what is written there later
+// will be found.
+DEVICE void prefetch_bytes(const void* source, u32 bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(source), "r"(bytes) : "memory");
 }
 
 // Programmatic dependent launch: let the next kernel of the stream begin, or wait for the end of

@@ -23,14 +23,6 @@ struct OldAndNew {
   }
 };
 
-// Signs of channels 4t + i and + i + 1 in a column of the Hadamard matrix of order 16.
-DEVICE u32 signs(int column, int i) {
-  const int channel = (lane_id() & 3) * 4 + i;
-  const u32 low = __popc(column & channel) << 15 & 0x8000;
-  const u32 high = __popc(column & (channel + 1)) << 15 & 0x8000;
-  return (ONE | low) | (ONE | high) << 16;
-}
-
 // Elements of rows g and g + 8 of 16: channels 4t to 4t + 3 of each chunk.
 struct RowChunks {
   uint2 upper[CHUNKS], lower[CHUNKS];
@@ -91,7 +83,8 @@ DEVICE void load_slab(Shared& shared, const OldAndNew& rows, int slab, u64* faul
   // Columns 2t, 2t + 1 of the two halves of a product are channels 4t to 4t + 3.
   u32 matrix[2][2];
 #pragma unroll
-  for (int i = 0; i < 4; i++) matrix[i / 2][i % 2] = signs(g / 2 * 4 + i / 2 * 2 + g % 2, i % 2 * 2);
+  for (int i = 0; i < 4; i++)
+    matrix[i / 2][i % 2] = signs(g / 2 * 4 + i / 2 * 2 + g % 2, t * 4 + i % 2 * 2);
   __syncthreads();
 #pragma unroll 1
   for (int unit = threadIdx.x / 32; unit < GROUPS * (SLAB / TURNED); unit += WARPS) {

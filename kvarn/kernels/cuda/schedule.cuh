@@ -95,10 +95,6 @@ struct Position {
     do work = work_of(segments, ++segment);
     while (work.units() == 0);
   }
-
-  DEVICE void skip_own(const Segments& segments, int heads) {
-    while (left && is_own()) skip(segments, heads, run());
-  }
 };
 
 // Where a piece begins.
@@ -137,7 +133,7 @@ struct alignas(16) Join {
   Runs own;
 };
 
-constexpr int FEW_SEGMENTS = 32;
+constexpr int FEW_SEGMENTS = 128;
 
 // Of a head whose units begin at a place on the line.
 DEVICE Join join_of(const Line& line, i64 begin, const Work& work, int segment, int head,

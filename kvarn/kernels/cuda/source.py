@@ -15,11 +15,11 @@ MAIN = "decode.cu"
 COLUMNS = 8
 """Queries of a product."""
 
-MOST_RESIDENT = 8
-"""Programs that a multiprocessor runs side by side, at most."""
-
 MOST_WARPS = 12
-"""Warps that have 168 registers each, which is few enough for spills."""
+"""Warps of a multiprocessor that have 168 registers each, which is few enough for spills."""
+
+BUSY_WARPS = 8
+"""Those that keep memory busy with tiles of 128 channels: more would have shorter pieces."""
 
 SHARED_BYTES = 233_472
 """Shared memory of a multiprocessor of Hopper."""
@@ -58,9 +58,10 @@ class Variant:
 
     @property
     def resident(self) -> int:
-        """Programs that a multiprocessor of Hopper should run side by side."""
+        """Programs that a multiprocessor of Hopper runs side by side."""
         room = SHARED_BYTES // (self.shared_bytes + RESERVED_BYTES)
-        return min(MOST_RESIDENT, MOST_WARPS // self.partners, room)
+        warps = BUSY_WARPS if self.partners == 1 and self.layout.head_dim > 64 else MOST_WARPS
+        return min(warps // self.partners, room)
 
     @property
     def shared_bytes(self) -> int:

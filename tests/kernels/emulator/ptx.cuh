@@ -19,6 +19,7 @@ typedef long long i64;
 typedef unsigned long long u64;
 
 #define DEVICE inline
+#define OUTLINE inline
 #define DYNAMIC_SHARED(name) u8* name = emulator::shared
 #define __device__
 #define __global__
@@ -200,6 +201,10 @@ inline void copy_bytes(void* target, const void* source, u32 bytes, u64* barrier
   auto* b = (emulator::Barrier*)barrier;
   b->pending++;
   emulator::copies.push_back({b, {target, source, bytes}});
+}
+inline void prefetch_bytes(const void* source, u32 bytes) {
+  if (bytes == 0 || bytes % 16 || (u64)source % 16) std::abort();
+  [[maybe_unused]] const volatile u8 ends[] = {((const u8*)source)[0], ((const u8*)source)[bytes - 1]};
 }
 inline void barrier_wait(u64* barrier, u32 phase) {
   auto* b = (emulator::Barrier*)barrier;

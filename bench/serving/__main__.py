@@ -3,8 +3,9 @@
 Models have the shape of real ones and made-up weights. Each cache format gets an engine in a
 process of its own, in which are measured: its cache, steps of decoding by sequences and context,
 and workloads at saturation and at half load. FILE is written after every figure; what it already
-holds of the same device and versions stays, so that formats may be measured one after the other.
-The status is 1 if a format failed.
+holds of the same device and versions stays, so that formats may be measured one after the other, or
+at once where there are several GPUs: by one command each, with its own CUDA_VISIBLE_DEVICES, to the
+same FILE. The status is 1 if a format failed.
 """
 
 import json
@@ -20,7 +21,7 @@ import click
 from rich.console import Console
 
 from bench.serving import process, report
-from bench.serving.record import BASELINE, Record
+from bench.serving.record import BASELINE, Record, Run
 from bench.serving.scenario import CELLS, REFERENCE, WORKLOADS, Cell, Scenario, Workload
 from bench.startup import as_folder
 from hack.errors import Refusal
@@ -173,11 +174,11 @@ class Bench:
                     self.record.add(run, piece)
                     doing.detail = report.line(piece)
                     console.print(f"  {doing.detail}")
-                    self._keep()
+                    self._keep(run)
         except process.FailedError as error:
             run["failed"] = {"message": str(error)}
             console.print(f"  {error} ({log})", style="red")
-            self._keep()
+            self._keep(run)
         return "failed" not in run
 
     def _pieces(self, folder: Path, cache_format: str, log: Path) -> Iterator[dict[str, Any]]:
@@ -185,9 +186,9 @@ class Bench:
             folder, cache_format, self.scenario, log=log, limit_seconds=self.limit_seconds
         )
 
-    def _keep(self) -> None:
+    def _keep(self, run: Run) -> None:
         if self.path:
-            self.path.write_text(self.record.to_json())
+            self.record.keep(self.path, run)
 
 
 if __name__ == "__main__":

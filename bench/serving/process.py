@@ -111,7 +111,7 @@ def _cause(log: Path, code: int) -> str:
 
 
 def wait_until_free() -> bool:
-    """Wait until an NVIDIA device has its memory back; whether it has."""
+    """Wait until the NVIDIA devices that are ours have their memory back; whether they have."""
     deadline = time.monotonic() + FREE_SECONDS
     while (used := _used_mib()) > LEFT_MIB and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -123,5 +123,7 @@ def _used_mib() -> int:
     if not shutil.which("nvidia-smi"):
         return 0
     query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    if ours := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        query.append(f"--id={ours}")
     done = subprocess.run(query, capture_output=True, text=True, check=False)
     return max((int(line) for line in done.stdout.split() if line.isdigit()), default=0)

@@ -1,5 +1,6 @@
 """The record: an environment, and for each model and format what was measured."""
 
+import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -50,10 +51,33 @@ class Record:
         if path is None or not path.exists():
             return cls({}, [])
         try:
-            given = json.loads(path.read_text())
-            return cls(dict(given["environment"]), list(given["runs"]))
+            return cls.parse(path.read_text())
         except (ValueError, TypeError, KeyError) as error:
             raise Refusal(f"{path} is no record of this benchmark; name another file.") from error
+
+    @classmethod
+    def parse(cls, text: str) -> "Record":
+        """What ``to_json`` gave."""
+        given = json.loads(text)
+        return cls(dict(given["environment"]), list(given["runs"]))
+
+    def keep(self, path: Path, run: Run) -> None:
+        """Write a run to a file, to which another command may write its own at the same time.
+
+        Raises:
+            Refusal: the file's figures come from another environment.
+        """
+        with path.open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            text = file.read()
+            kept = Record.parse(text) if text else Record({}, [])
+            if self.environment:  # which a run that failed at once does not tell
+                kept._enter(self.environment)
+            _replace(kept.runs, run, ("model", "format"))
+            self.runs = kept.runs
+            file.truncate(0)
+            file.write(self.to_json())
 
     def run(self, model: str, cache_format: str) -> Run:
         """The run of a model and format, a fresh one if there is none."""

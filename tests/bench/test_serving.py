@@ -157,6 +157,27 @@ def test_a_record_grows_over_several_commands(tmp_path: Path) -> None:
     assert [len(run["cells"]) for run in record.runs] == [2, 2]
 
 
+def test_commands_that_run_at_once_write_to_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "serving.json"
+    ours, theirs = recorded(kvarn_k4v2_g128=(9.0, 2500)), recorded(auto=(20.0, 1000))
+    for record in (ours, theirs, ours):
+        record.keep(path, record.runs[-1 if record is theirs else 0])
+    kept = Record.read(path)
+    assert [run["format"] for run in kept.runs] == ["auto", "kvarn_k4v2_g128"]
+    assert burst_times(kept.runs, kept.runs[1], "auto") == 2.5
+
+
+def test_a_run_that_failed_at_once_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "serving.json"
+    path.write_text(recorded(auto=(20.0, 1000)).to_json())
+    record = Record({}, [])
+    run = record.run("llama-3.1-8b", "fp8")
+    run["failed"] = {"message": "no GPU"}
+    record.keep(path, run)
+    assert Record.read(path).environment == ENVIRONMENT
+    assert [run["format"] for run in Record.read(path).runs] == ["auto", "fp8"]
+
+
 def test_figures_of_another_device_do_not_join() -> None:
     record = recorded(auto=(20.0, 1000))
 

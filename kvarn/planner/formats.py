@@ -13,13 +13,20 @@ GPU_BLOCK_TOKENS = 16
 CPU_BLOCK_TOKENS = 128
 """vLLM's default block sizes (`CacheConfig.DEFAULT_BLOCK_SIZE`, `CpuPlatform`)."""
 
-PLAIN_SHARE, FP8_SHARE, TILE_SHARE = 0.9, 0.55, 0.6
-"""Bandwidth that decoding reaches in vLLM's steps, of an H200's 4.8 TB/s, at 64 sequences of 8,192
-tokens: FlashAttention 3 on bf16 and on fp8, our kernels on tiles
-(bench/results/serving-h200.json)."""
+PLAIN_SHARE, FP8_SHARE, TILE_SHARE = 0.89, 0.59, 0.83
+"""Of the data sheet's bandwidth, what decoding reads a cache with: FlashAttention 3 on bf16 and on
+fp8, our kernels on tiles."""
+
+FP8_SECONDS, TILE_SECONDS = 5e-6, 3e-6
+"""What a layer of a step takes besides, more than with bf16: to quantise the queries, or to store
+tiles and combine results. All of these are fitted to the steps of three models on an H200, with the
+figures of roofline.py (bench/results/serving-h200.json; `python -m bench.planner_serving`)."""
 
 PORTABLE_SHARE = 0.5
-"""That of our kernels in Triton, on an H100."""
+"""Bandwidth of our kernels in Triton, on an H100."""
+
+OPEN_TOKENS = TILE_TOKENS // 2
+"""Of a sequence's last tile, on average, which decoding reads as the model made it."""
 
 NATIVE_CAPABILITY, OLDEST_CAPABILITY = 9.0, 8.0
 """From where on tiles have kernels in CUDA C++, and kernels at all."""
@@ -36,6 +43,7 @@ class CacheFormat:
         refusal: (shape, device) -> why this format cannot serve the model, empty if it can.
         bandwidth_share: device -> of the data sheet's bandwidth, what attention reads such a cache
             with when it decodes.
+        layer_seconds: what a layer of a step takes beside that, more than with a plain cache.
         tiled: whether blocks are tiles, and each sequence's open tile lies in tail pages.
     """
 
@@ -44,11 +52,18 @@ class CacheFormat:
     kind_bytes: Callable[[ModelShape, LayerKind], int]
     refusal: Callable[[ModelShape, Accelerator], str]
     bandwidth_share: Callable[[Accelerator], float]
+    layer_seconds: float
     tiled: bool
 
     def token_bytes(self, shape: ModelShape) -> int:
         """Bytes of one token for one KV head of one of the model's usual layers."""
         return self.kind_bytes(shape, shape.kinds[0])
+
+    def read_bytes(self, shape: ModelShape, kind: LayerKind, tokens: int) -> int:
+        """Bytes that decoding reads of a sequence for one KV head of one such layer."""
+        open_tokens = min(tokens, OPEN_TOKENS) if self.tiled else 0
+        stored = (tokens - open_tokens) * self.kind_bytes(shape, kind)
+        return stored + open_tokens * kind.token_numbers * shape.dtype_bytes
 
     def block_tokens(self, *, on_cpu: bool) -> int:
         """Tokens in one block."""
@@ -58,7 +73,11 @@ class CacheFormat:
 
 
 def _plain(
-    name: str, kv_cache_dtype: str, element_bytes: int | None, bandwidth_share: float
+    name: str,
+    kv_cache_dtype: str,
+    element_bytes: int | None,
+    bandwidth_share: float,
+    layer_seconds: float,
 ) -> CacheFormat:
     return CacheFormat(
         name=name,
@@ -66,6 +85,7 @@ def _plain(
         kind_bytes=lambda shape, kind: kind.token_numbers * (element_bytes or shape.dtype_bytes),
         refusal=_refuse_fp8 if element_bytes == 1 else lambda _shape, _device: "",
         bandwidth_share=lambda _device: bandwidth_share,
+        layer_seconds=layer_seconds,
         tiled=False,
     )
 
@@ -79,6 +99,7 @@ def _tiled(name: str) -> CacheFormat:
         ),
         refusal=_refuse_tiles,
         bandwidth_share=_tile_share,
+        layer_seconds=TILE_SECONDS,
         tiled=True,
     )
 
@@ -141,8 +162,8 @@ def _tile_names() -> list[str]:
 FORMATS: dict[str, CacheFormat] = {
     cache_format.name: cache_format
     for cache_format in (
-        _plain("bf16", "auto", None, PLAIN_SHARE),
-        _plain("fp8", "fp8", 1, FP8_SHARE),
+        _plain("bf16", "auto", None, PLAIN_SHARE, 0.0),
+        _plain("fp8", "fp8", 1, FP8_SHARE, FP8_SECONDS),
         *map(_tiled, _tile_names()),
     )
 }

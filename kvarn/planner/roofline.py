@@ -1,8 +1,9 @@
 """Tokens per second: a roofline of a GPU, a model and a cache format.
 
-A step of decoding reads all weights (of the experts, those that the batch visits) and the cache of
-every sequence, and computes one token for each. Whichever takes longer bounds it (Williams et al.,
-"Roofline", CACM 2009). A request also has its prompt computed once.
+A step of decoding reads all weights (of the experts, those that the batch visits) and computes one
+token for each sequence; whichever takes longer bounds its matrix products (Williams et al.,
+"Roofline", CACM 2009). Attention comes after them, bounded likewise by reading the cache of every
+sequence. A request also has its prompt computed once.
 """
 
 from dataclasses import dataclass
@@ -14,12 +15,15 @@ from kvarn.planner.layer_kind import LayerKind
 from kvarn.planner.shape import ModelShape
 from kvarn.planner.workload import Workload
 
-WEIGHT_SHARE = 0.85
+WEIGHT_SHARE = 0.76
 """Of the data sheet's bandwidth, what matrices are read with."""
+STEP_SHARE = 0.52
+"""Of the data sheet's operations, what the matrix products of a step of decoding reach."""
 COMPUTE_SHARE = 0.65
 """Of the data sheet's operations, what long prompts are computed with."""
-LAYER_SECONDS = 15e-6
-"""Launches of a layer's kernels, in a CUDA graph."""
+LAYER_SECONDS = 19e-6
+"""A layer's other kernels, and the launches in a CUDA graph. The first two and this one are fitted
+to the steps of three models on an H200 (bench/results/serving-h200.json)."""
 REDUCE_SECONDS = 15e-6
 """One of a layer's two all-reduces of a few tokens."""
 
@@ -46,18 +50,28 @@ class Roofline:
 
     def step_seconds(self, requests: int, length: int) -> float:
         """One step that adds a token to each of `requests` sequences of `length` tokens."""
-        device, shape = self.accelerator, self.shape
-        weights = self._read_weights(requests) / WEIGHT_SHARE
-        states = requests * self._state_bytes() / WEIGHT_SHARE
-        cache = requests * self.sequence_bytes(length) / self.cache_format.bandwidth_share(device)
-        memory = (weights + states + cache) / device.bandwidth_bytes
-        compute = requests * self._token_flops(length) / (COMPUTE_SHARE * device.flops)
-        reduces = 2 * REDUCE_SECONDS if device.count > 1 else 0.0
-        return max(memory, compute) + shape.layers * (LAYER_SECONDS + reduces)
+        launches = LAYER_SECONDS + self.cache_format.layer_seconds
+        if self.accelerator.count > 1:
+            launches += 2 * REDUCE_SECONDS
+        products = self._product_seconds(requests)
+        attention = self._attention_seconds(requests, length)
+        return products + attention + self.shape.layers * launches
+
+    def _product_seconds(self, requests: int) -> float:
+        device = self.accelerator
+        read = self._read_weights(requests) / (WEIGHT_SHARE * device.bandwidth_bytes)
+        return max(read, requests * self._weight_flops() / (STEP_SHARE * device.flops))
+
+    def _attention_seconds(self, requests: int, length: int) -> float:
+        device = self.accelerator
+        share = self.cache_format.bandwidth_share(device)
+        size = self.sequence_bytes(length) / share + self._state_bytes() / WEIGHT_SHARE
+        flops = self._attention_flops(length) / COMPUTE_SHARE
+        return requests * max(size / device.bandwidth_bytes, flops / device.flops)
 
     def prefill_seconds(self, tokens: int) -> float:
         """Computing a prompt of `tokens`."""
-        operations = tokens * self._token_flops(tokens // 2)
+        operations = tokens * (self._weight_flops() + self._attention_flops(tokens // 2))
         return operations / (COMPUTE_SHARE * self.accelerator.flops)
 
     def sequence_bytes(self, length: int) -> int:
@@ -71,7 +85,7 @@ class Roofline:
             return kind.token_bytes * length
         seen = min(length, kind.window_tokens) if kind.window_tokens else length
         heads = kv_heads_per_device(kind.kv_heads, self.accelerator)
-        return seen * heads * self.cache_format.kind_bytes(self.shape, kind)
+        return heads * self.cache_format.read_bytes(self.shape, kind, seen)
 
     def _state_bytes(self) -> int:
         """Bytes of a sequence's recurrent states that one device reads and writes in a step."""
@@ -86,14 +100,18 @@ class Roofline:
             unread = (1 - shape.experts_per_token / shape.experts) ** requests
         return (shape.weight_bytes - shape.expert_bytes * unread) / self.accelerator.devices
 
-    def _token_flops(self, length: int) -> float:
-        """Operations of one token on one device, its attention to `length` others included."""
+    def _weight_flops(self) -> float:
+        """Operations of one token on one device, attention aside."""
         shape = self.shape
         weights = shape.active_parameters or shape.weight_bytes // shape.dtype_bytes
-        width = shape.attention_heads * shape.head_dim
-        attention = sum(
-            4 * width * kind.layers * (min(length, kind.window_tokens or length))
-            for kind in shape.kinds
+        return 2 * weights / self.accelerator.devices
+
+    def _attention_flops(self, length: int) -> float:
+        """Operations of one token's attention to `length` others on one device."""
+        width = self.shape.attention_heads * self.shape.head_dim
+        operations = sum(
+            4 * width * kind.layers * min(length, kind.window_tokens or length)
+            for kind in self.shape.kinds
             if kind.kind in ("full", "window", "chunk", "latent")
         )
-        return (2 * weights + attention) / self.accelerator.devices
+        return operations / self.accelerator.devices

@@ -1,0 +1,114 @@
+"""Planned against served: `python -m bench.planner_serving [FILE] [--json]`.
+
+FILE is a record of `bench.serving`. Of each of its engines, the tokens of the cache beside those of
+a plan with the same limits. In each of its cells, the format that `auto` chooses for such a load
+beside the fastest one that was measured.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from bench.serving.record import Record, Run, fastest
+from kvarn.planner import FORMATS, Accelerator, Limits, Workload, plan, read_shape
+
+RECORD = Path(__file__).with_name("results") / "serving-h200.json"
+MODELS = Path(__file__).with_name("models")
+SLOWER = 1.02
+"""A choice may take so many times as long as the best."""
+NAMES = {known.kv_cache_dtype: known.name for known in FORMATS.values()}
+"""The planner's formats by what vLLM calls them."""
+
+
+def capacities(record: Record) -> Iterator[dict[str, Any]]:
+    """Planned and measured tokens of every engine whose format the planner knows."""
+    gpu = Accelerator.find(record.environment["device"])
+    for run in record.runs:
+        engine, name = run.get("engine"), NAMES.get(run["format"])
+        if engine and name:
+            planned = _planned(run, gpu, name)
+            yield {
+                "model": run["model"],
+                "format": name,
+                "planned": planned,
+                "measured": engine["cache_tokens"],
+                "error": round(planned / engine["cache_tokens"] - 1, 4),
+            }
+
+
+def _planned(run: Run, gpu: Accelerator, cache_format: str) -> int:
+    engine = run["engine"]
+    limits = Limits(
+        max_model_tokens=engine["max_model_len"],
+        max_sequences=engine["max_num_seqs"],
+        max_batched_tokens=engine["max_num_batched_tokens"],
+        utilization_percent=round(100 * engine["gpu_memory_utilization"]),
+    )
+    shape = read_shape(MODELS / f"{run['model']}.json")
+    return plan(shape, gpu, limits=limits, cache_format=cache_format).cache_tokens
+
+
+def choices(record: Record) -> Iterator[dict[str, Any]]:
+    """What `auto` chooses in every cell where something was measured.
+
+    A load like the cell has as many requests at once, whose context is the cell's on average: they
+    end with a quarter more tokens and begin with a quarter less.
+    """
+    gpu = Accelerator.find(record.environment["device"])
+    for cell in fastest(record.runs):
+        ms = {NAMES[name]: each for name, each in cell["ms"].items() if name in NAMES}
+        if not ms:
+            continue
+        context = cell["context"]
+        load = Workload(
+            prompt_tokens=3 * context // 4,
+            output_tokens=context // 2,
+            concurrency=cell["sequences"],
+        )
+        chosen = plan(read_shape(MODELS / f"{cell['model']}.json"), gpu, workload=load).format
+        yield {
+            "model": cell["model"],
+            "sequences": cell["sequences"],
+            "context": context,
+            "chosen": chosen,
+            "fastest": min(ms, key=lambda name: ms[name]),
+            "times": round(ms[chosen] / min(ms.values()), 3) if chosen in ms else None,
+        }
+
+
+@click.command(help=__doc__)
+@click.argument("file", type=click.Path(exists=True, path_type=Path), default=RECORD)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def main(file: Path, *, as_json: bool) -> None:
+    """Print both tables; the status is 1 if a choice is too slow or was not measured."""
+    record = Record.read(file)
+    engines, cells = list(capacities(record)), list(choices(record))
+    if as_json:
+        click.echo(json.dumps({"capacities": engines, "choices": cells}, indent=1))
+    else:
+        _print(engines, cells)
+    raise SystemExit(not all(cell["times"] and cell["times"] <= SLOWER for cell in cells))
+
+
+def _print(engines: list[dict[str, Any]], cells: list[dict[str, Any]]) -> None:
+    screen = Console()
+    table = Table("model", "format", "planned", "measured", "error", title="tokens of cache")
+    for row in engines:
+        tokens = (f"{row[name]:,}" for name in ("planned", "measured"))
+        table.add_row(row["model"], row["format"], *tokens, f"{row['error']:+.2%}")
+    screen.print(table)
+    table = Table("model", "sequences", "context", "auto", "fastest", "×", title="a step's format")
+    for row in cells:
+        load = (str(row["sequences"]), f"{row['context']:,}")
+        times = "not measured" if row["times"] is None else f"{row['times']:.3f}"
+        table.add_row(row["model"], *load, row["chosen"], row["fastest"], times)
+    screen.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -75,7 +75,7 @@ class Record:
             if self.environment:  # which a run that failed at once does not tell
                 kept._enter(self.environment)
             _replace(kept.runs, run, ("model", "format"))
-            self.runs = kept.runs
+            self.environment, self.runs = kept.environment, kept.runs
             file.truncate(0)
             file.write(self.to_json())
 

@@ -1,6 +1,6 @@
 """KEDA and Prometheus from their Go modules, for the test of `autoscaling.mode: keda` alone.
 
-    python -m hack.keda            prints the archive of the image that holds their programs
+    python -m hack.keda            prints the archives of their images
 
 KEDA is compiled from its published module, with all scalers, and is installed by the manifests in
 it. Nothing but names and pull policies of images is changed.
@@ -23,13 +23,19 @@ from hack.images import programs
 MODULE = "github.com/kedacore/keda/v2"
 
 
-def archive(cache: Cache) -> Path:
-    """The archive of the image that holds the programs, built first if need be.
+def archives(cache: Cache) -> list[Path]:
+    """The archives of the two images, built first if need be.
 
     Raises:
         Refusal: no Go, no room, or a compiler error.
     """
-    return programs.archive(programs.KEDA, cache, build.build(build.KEDA, cache))
+    return [
+        programs.archive(image, cache, build.build(module, cache))
+        for image, module in (
+            (programs.KEDA, build.KEDA),
+            (programs.PROMETHEUS, build.PROMETHEUS),
+        )
+    ]
 
 
 def source(cache: Cache) -> Path:
@@ -79,10 +85,11 @@ def _published() -> tuple[str, str]:
     return found[1], found[2]
 
 
-@click.command(help="Print the archive of KEDA's and Prometheus' image, made first if need be.")
+@click.command(help="Print the archives of KEDA's and Prometheus' images, made first if need be.")
 def main() -> None:
     """The command line."""
-    click.echo(archive(caches.default()))
+    for archive in archives(caches.default()):
+        click.echo(archive)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ class ProgramImage:
 PAUSE = ProgramImage("pause")
 """Holds a pod's namespaces."""
 KEDA = ProgramImage("keda")
-"""KEDA's three programs and Prometheus."""
+"""Operator, metrics server and admission webhooks."""
+PROMETHEUS = ProgramImage("prometheus")
 
 
 def archive(image: ProgramImage, cache: Cache, programs: Path) -> Path:

@@ -18,13 +18,17 @@ demo: setup ## Serve a model from a quantised cache on a real Kubernetes, scale 
 	$(PY) -m demo $(ARGS)
 
 .PHONY: test
-test: setup check ## Every test: unit, real API server, real vLLM, end to end in the cluster
-	@$(STEP) "Kubernetes (one binary, cached)" $(PY) -m hack.cluster build
-	@$(STEP) "Serving and operator images (cached)" $(PY) -m hack.images build
-	@$(STEP) "Demo model (cached)" $(PY) -m demo.train
+test: setup check served ## Every test: unit, real API server, real vLLM, end to end in the cluster
 	@$(STEP) "vLLM 0.33 for the CPU (cached)" $(PY) -m hack.vllm_overlay > /dev/null
 	@$(STEP) "Triton 3.7 and 3.8 (cached)" $(PY) -m hack.triton_overlay > /dev/null
 	$(PY) -m pytest $(ARGS)
+
+# What every test in the cluster stands on.
+.PHONY: served
+served: setup
+	@$(STEP) "Kubernetes (one binary, cached)" $(PY) -m hack.cluster build
+	@$(STEP) "Serving and operator images (cached)" $(PY) -m hack.images build
+	@$(STEP) "Demo model (cached)" $(PY) -m demo.train
 
 ##@ Every day
 
@@ -34,6 +38,11 @@ setup: $(VENV)/.complete ## Make .venv from the locked requirements
 .PHONY: test-fast
 test-fast: setup ## The daily loop: no vLLM, no API server, no cluster; under two minutes
 	$(PY) -m pytest -m "not serving and not apiserver and not cluster" $(ARGS)
+
+.PHONY: test-keda
+test-keda: setup served ## Scaling by KEDA itself, which takes long to compile and is not in `make test`
+	@$(STEP) "KEDA and Prometheus (cached)" $(PY) -m hack.keda > /dev/null
+	$(PY) -m pytest -m keda $(ARGS)
 
 .PHONY: check
 check: setup ## Lint, format, types, layers, generated files

@@ -1,9 +1,6 @@
 """Mode ``hpa``: the cluster's own controller scales real servers; a client sends throughout."""
 
-import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -15,8 +12,7 @@ from demo.load import Load
 from demo.mirror import Mirror
 from demo.story import Story, sample, url
 from demo.traffic import Traffic
-from hack.cluster import host
-from hack.cluster.access import LocalCluster
+from tests.e2e.scaling import answering, cut_off, size, stays
 
 METRICS_API = install.ROOT / "manifests" / "metrics-api"
 WINDOW_SECONDS = 10
@@ -34,6 +30,7 @@ HPA = {
 BURST = Load(url=url(), model=view.NAME, concurrency=24, output_tokens=128)
 """More than one server carries."""
 SECONDS = 240.0
+SERVER_PORT = 8000
 
 
 @pytest.fixture
@@ -58,7 +55,7 @@ def test_nothing_is_lost_through_a_ramp_a_restart_an_outage_and_a_roll_out(
             mirror.until(lambda _: size(mirror) > 1, "a larger size", seconds=SECONDS)
             operator = restarted_operator(kube)
             mirror.until(lambda _: answering(story) > 1, "more servers", seconds=SECONDS)
-            with unseen_pods(cluster, operator):
+            with cut_off(cluster, operator, port=SERVER_PORT):
                 burst = traffic.stop()
                 mirror.until(lambda _: is_frozen(story), "the freeze", seconds=60)
                 stays(mirror, size(mirror), seconds=2 * WINDOW_SECONDS)
@@ -71,30 +68,9 @@ def test_nothing_is_lost_through_a_ramp_a_restart_an_outage_and_a_roll_out(
     assert min(burst.ok, light.ok) > 0
 
 
-def size(mirror: Mirror) -> int:
-    """The size that is wanted."""
-    deployment = mirror.get("Deployment", view.NAME)
-    return deployment["spec"]["replicas"] if deployment else 0
-
-
-def answering(story: Story) -> int:
-    """How many servers are ready and have finished a request."""
-    ready = view.ready_servers(story.servers)
-    return sum(view.metric(story.metrics(pod), "vllm:request_success_total") > 0 for pod in ready)
-
-
 def is_frozen(story: Story) -> bool:
     """Whether the operator says that it has nothing to go by."""
     return view.condition(story.resource, "ScalingActive").get("reason") == "MetricsStale"
-
-
-def stays(mirror: Mirror, wanted: int, *, seconds: float) -> None:
-    """The size is `wanted` all the time."""
-    end = time.monotonic() + seconds
-    mirror.until(
-        lambda _: size(mirror) != wanted or time.monotonic() > end, "the end", seconds=2 * seconds
-    )
-    assert size(mirror) == wanted
 
 
 def restarted_operator(kube: Kube) -> Manifest:
@@ -110,21 +86,3 @@ def restarted_operator(kube: Kube) -> Manifest:
 
         pods.until(lambda pods: bool(new(pods)), f"a new {OPERATOR}", seconds=60)
         return new(pods)[0]
-
-
-@contextmanager
-def unseen_pods(cluster: Cluster, operator: Manifest) -> Iterator[None]:
-    """A firewall on the node between the operator and the servers, until the block ends."""
-    assert isinstance(cluster.access, LocalCluster), "only the local node's firewall is at hand"
-    source = ("--source", operator["status"]["podIP"])
-    rule = ("FORWARD", *source, "--protocol", "tcp", "--dport", "8000", "--jump", "DROP")
-
-    def iptables(change: str) -> None:
-        assert isinstance(cluster.access, LocalCluster)
-        subprocess.run(host.inside(cluster.access.layout, "iptables", change, *rule), check=True)
-
-    iptables("--insert")
-    try:
-        yield
-    finally:
-        iptables("--delete")

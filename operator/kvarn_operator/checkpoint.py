@@ -15,8 +15,10 @@ from kvarn_operator.outlook import MEMORY_SECONDS, History
 from kvarn_operator.readings import Cost, Reading
 
 
-def take(history: History, readings: Collection[Reading], *, now: datetime) -> Checkpoint:
-    """What `restore` will need of `history`, and what a token costs.
+def take(history: History, readings: Collection[Reading], *, now: datetime) -> Checkpoint | None:
+    """What `restore` will need of `history`, and what a token costs; None if nothing is known.
+
+    The API server would make null, which it then refuses, of an empty one in the place of another.
 
     Args:
         history: the past.
@@ -27,7 +29,7 @@ def take(history: History, readings: Collection[Reading], *, now: datetime) -> C
     if history.held and history.held[1] >= history.reserve:
         until, _ = history.held  # else it would be prolonged at each restart
     seen = max(readings, key=lambda reading: reading.cost_is_seen, default=None)
-    return Checkpoint(
+    found = Checkpoint(
         start_seconds=round(history.start_seconds) if history.start_seconds else None,
         token_nanoseconds=round(seen.token_seconds * 1e9) or None if seen else None,
         token_template=seen.template or None if seen and seen.cost_is_seen else None,
@@ -36,6 +38,7 @@ def take(history: History, readings: Collection[Reading], *, now: datetime) -> C
         grown_time=_written(history.grown),
         shrunk_time=_written(history.shrunk),
     )
+    return found if found != Checkpoint() else None
 
 
 def restore(status: Status, *, current: int) -> History:

@@ -47,6 +47,11 @@ def test_what_was_learnt_is_there_again() -> None:
     assert again == history
 
 
+def test_what_knows_nothing_is_not_kept() -> None:
+    """The API server makes null of an empty checkpoint, and refuses that."""
+    assert checkpoint.take(History(), [], now=NOW) is None
+
+
 def test_what_a_token_costs_is_there_again() -> None:
     seen = Reading(at=NOW, sample=IDLE, template="new", token_seconds=12.5e-6, cost_is_seen=True)
     elsewhere = replace(seen, cost_is_seen=False)

@@ -14,11 +14,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from bench.serving.__main__ import find_model
 from bench.serving.record import Record, Run, fastest
 from kvarn.planner import FORMATS, Accelerator, Limits, Workload, plan, read_shape
 
 RECORD = Path(__file__).with_name("results") / "serving-h200.json"
-MODELS = Path(__file__).with_name("models")
 SLOWER = 1.02
 """A choice may take so many times as long as the best."""
 NAMES = {known.kv_cache_dtype: known.name for known in FORMATS.values()}
@@ -49,7 +49,7 @@ def _planned(run: Run, gpu: Accelerator, cache_format: str) -> int:
         max_batched_tokens=engine["max_num_batched_tokens"],
         utilization_percent=round(100 * engine["gpu_memory_utilization"]),
     )
-    shape = read_shape(MODELS / f"{run['model']}.json")
+    shape = read_shape(find_model(run["model"]))
     return plan(shape, gpu, limits=limits, cache_format=cache_format).cache_tokens
 
 
@@ -70,7 +70,7 @@ def choices(record: Record) -> Iterator[dict[str, Any]]:
             output_tokens=context // 2,
             concurrency=cell["sequences"],
         )
-        chosen = plan(read_shape(MODELS / f"{cell['model']}.json"), gpu, workload=load).format
+        chosen = plan(read_shape(find_model(cell["model"])), gpu, workload=load).format
         yield {
             "model": cell["model"],
             "sequences": cell["sequences"],

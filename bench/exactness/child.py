@@ -199,26 +199,20 @@ def fast(folder: Path) -> Iterator[Verdict]:
     write_model(folder, DEEP)
     portable = kernels_for(DEVICE, batch_invariant=True)
     judge = patch("kvarn.engine.backend.kernels", lambda: portable)
-
+    eager = DEVICE == "cpu"
     for cache_format in ("kvarn_k4v2_g128", "kvarn_k3v3_g128"):
-
-        def written(name: str = cache_format) -> list[Answer]:
-            return with_engine(folder, name, once, dtype="bfloat16", enforce_eager=DEVICE == "cpu")[
-                0
-            ]
-
-        def judged(given: Sequence[Answer], name: str = cache_format) -> list[Answer]:
-            with judge:
-                return with_engine(folder, name, partial(forced, given=given), dtype="bfloat16")[0]
-
-        with judge:
-            own = written()
         about = f"{cache_format}, {DEEP} layers"
-        rounding = compare(f"{about}: what rounding makes", own, judged(own), allowed=WRONG)
+        run = partial(with_engine, folder, cache_format, dtype="bfloat16")
+        with judge:
+            (own,) = run(once, enforce_eager=eager)
+            (again,) = run(partial(forced, given=own))
+        rounding = compare(f"{about}: what rounding makes", own, again, allowed=WRONG)
         yield rounding
-        given = written()
+        (given,) = run(once, enforce_eager=eager)
+        with judge:
+            (again,) = run(partial(forced, given=given))
         allowed = TIMES * rounding.largest
-        yield compare(f"{about}: fast kernels", given, judged(given), allowed=allowed)
+        yield compare(f"{about}: fast kernels", given, again, allowed=allowed)
 
 
 PARTS: Mapping[str, Callable[[Path], Iterator[Verdict]]] = {

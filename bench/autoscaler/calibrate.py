@@ -37,7 +37,7 @@ LIMITS = {
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One figure of the load, as measured and as simulated, in seconds."""
+    """One figure of a load, as measured and as simulated, in the same unit."""
 
     name: str
     measured: float
@@ -45,7 +45,7 @@ class Figure:
 
     @property
     def error(self) -> float:
-        """Relative; positive where the simulation is slower."""
+        """Relative; positive where the simulation gives more."""
         return self.simulated / self.measured - 1
 
 
@@ -101,7 +101,16 @@ def _alone(answer: Answer, step: StepTime) -> float:
 
 def replay(recording: Recording, step: StepTime) -> list[Job]:
     """The recording's load in the simulation."""
-    engine = Engine(Server(name="measured", step=step, **recording.server))
+    limits = recording.server
+    server = Server(
+        name="measured",
+        step=step,
+        cache_tokens=limits["cache_tokens"],
+        max_model_tokens=limits["max_model_tokens"],
+        max_sequences=limits["max_sequences"],
+        max_batched_tokens=limits["max_batched_tokens"],
+    )
+    engine = Engine(server)
     jobs = [
         Job(
             Request(arrival=a.arrival, prompt_tokens=a.prompt_tokens, output_tokens=a.output_tokens)

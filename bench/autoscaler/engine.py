@@ -1,8 +1,9 @@
 """One vLLM server: continuous batching with chunked prefill, and preemption by recompute.
 
 Follows `vllm/v1/core/sched/scheduler.py`: a step gives one token to each sequence that decodes,
-then continues prompts, then admits waiting ones, within `max_num_batched_tokens`. While only
-decoding goes on, many steps are taken at once: their durations are an arithmetic series.
+then continues prompts, then admits waiting ones, within `max_num_batched_tokens`. Where a step is
+planned while the one before it begins (`async_scheduling`), those that come in between miss it.
+While only decoding goes on, many steps are taken at once: their durations are an arithmetic series.
 """
 
 import heapq
@@ -42,7 +43,8 @@ class Engine:
     """A server's state between two steps.
 
     Attributes:
-        now: when the last step ended, in seconds since the trace began.
+        now: when the last step ended, in seconds since the trace began, and
+        began: when it began.
         arriving: handed over, in order of arrival.
         waiting: for capacity.
         prefilling: whose prompt is being computed, in order of admission.
@@ -55,6 +57,7 @@ class Engine:
 
     server: Server
     now: float = 0.0
+    began: float = 0.0
     arriving: deque[Job] = field(default_factory=deque)
     waiting: deque[Job] = field(default_factory=deque)
     prefilling: list[Job] = field(default_factory=list)
@@ -75,8 +78,8 @@ class Engine:
 
     @property
     def used_tokens(self) -> int:
-        """Tokens of cache in use; half of each sequence's last block is lost."""
-        lost = self.running * self.server.block_tokens // 2
+        """Tokens of cache in use; half of each sequence's last block is lost, and its tail."""
+        lost = self.running * (self.server.block_tokens // 2 + self.server.tail_tokens)
         return min(self.held + self.prefixes.used_tokens + lost, self.server.cache_tokens)
 
     @property
@@ -98,8 +101,7 @@ class Engine:
     def advance(self, until: float) -> None:
         """Work until a step ends at `until` or later, or there is nothing to do before."""
         while self.now < until:
-            while self.arriving and self.arriving[0].request.arrival <= self.now:
-                self.waiting.append(self.arriving.popleft())
+            self._take_in()
             self._admit()
             if self.prefilling:
                 self._mixed_step()
@@ -109,6 +111,13 @@ class Engine:
                 self.now = min(self.arriving[0].request.arrival, until)
             else:
                 self.now = until
+
+    def _take_in(self) -> None:
+        """Queue those that had come when the step that begins now was planned."""
+        ahead = self.server.plans_ahead and self.running
+        planned = self.began if ahead else self.now
+        while self.arriving and self.arriving[0].request.arrival <= planned:
+            self.waiting.append(self.arriving.popleft())
 
     def _free_tokens(self) -> int:
         return self.server.cache_tokens - self.used_tokens
@@ -128,7 +137,8 @@ class Engine:
     def _fits(self, job: Job) -> bool:
         request = job.request
         prompt = self.prefixes.new_tokens(request) if request.prefix else request.prompt_tokens
-        return self._free_tokens() >= prompt + job.generated + self.server.block_tokens
+        spare = self.server.block_tokens + self.server.tail_tokens
+        return self._free_tokens() >= prompt + job.generated + spare
 
     def _start(self, job: Job) -> None:
         request = job.request
@@ -166,7 +176,8 @@ class Engine:
         linear = max(tokens * cost.token, cost.weights)
         read_seconds = (self.context + read) * cost.context + self.context * cost.beside
         calls = decoding * cost.sequence + prompts * cost.prompt
-        self._pass(cost.fixed + linear + pairs * cost.pair + read_seconds + calls, steps=1)
+        seconds = cost.fixed + linear + pairs * cost.pair + read_seconds + calls
+        self._pass(seconds, steps=1, last=seconds)
         self._finish_prefills()
         self._finish_decodes()
 
@@ -176,23 +187,28 @@ class Engine:
         if not self.decoding:
             return
         cost, batch = self.server.step, len(self.decoding)
-        if self.arriving:
-            until = min(until, self.arriving[0].request.arrival)
-        room = max(self._free_tokens() // batch, 1)
-        linear = max(batch * cost.token, cost.weights)
-        calls = batch * cost.sequence
-        first = cost.fixed + linear + self.context * cost.context + calls
+        linear = max(batch * cost.decode, cost.weights)
+        first = cost.fixed + linear + self.context * cost.context + batch * cost.sequence
         growth = batch * cost.context
-        steps = max(
-            min(self._ends[0][0] - self.step, room, _steps_in(until - self.now, first, growth)), 1
-        )
-        self._pass(steps * first + growth * steps * (steps - 1) / 2, steps=steps)
+        room = max(self._free_tokens() // batch, 1)
+        undisturbed = _steps_in(until - self.now, first, growth)
+        if self.arriving:
+            left = max(self.arriving[0].request.arrival - self.now, 0.0)
+            coming = _steps_in(left, first, growth) + self.server.plans_ahead
+            undisturbed = min(undisturbed, coming)
+        steps = max(min(self._ends[0][0] - self.step, room, undisturbed), 1)
+        seconds = steps * first + growth * steps * (steps - 1) / 2
+        self._pass(seconds, steps=steps, last=first + growth * (steps - 1))
         self._finish_decodes()
 
-    def _pass(self, seconds: float, *, steps: int) -> None:
-        """Let `steps` steps go by: every decoding sequence gets a token in each."""
+    def _pass(self, seconds: float, *, steps: int, last: float) -> None:
+        """Let `steps` steps go by: every decoding sequence gets a token in each.
+
+        All take `seconds`, and the last one takes `last`.
+        """
         batch = len(self.decoding)
         self.now += seconds
+        self.began = self.now - last
         self.step += steps
         self.context += batch * steps
         self.held += batch * steps

@@ -60,7 +60,7 @@ class Work:
             if job.rejected:
                 continue
             request = job.request
-            tokens = request.prompt_tokens + request.output_tokens / 2
+            tokens = request.prompt_tokens + request.output_tokens / 2 + server.tail_tokens
             compute = step.prefill_seconds(request.prompt_tokens, cached=job.cached)
             compute += request.output_tokens * step.token
             share = max(tokens / server.cache_tokens, 1 / server.max_sequences)

@@ -1,5 +1,6 @@
 """A request of a trace, and what becomes of it in one run."""
 
+import math
 from dataclasses import dataclass
 
 PREFIX_TOKENS = 512
@@ -55,3 +56,8 @@ class Job:
     def first_token_seconds(self) -> float:
         """Time to the first token."""
         return self.first_token - self.request.arrival
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its answer is complete."""
+        return not math.isnan(self.finished)

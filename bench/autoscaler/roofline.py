@@ -1,8 +1,8 @@
-"""How long one step of the engine takes: a roofline of a GPU and a model.
+"""How long one step of the engine takes, by the planner's roofline, and what a server holds.
 
 In the linear layers, a step reads all weights and computes every token of the batch; whichever
-takes longer bounds them (Williams et al., "Roofline", CACM 2009). Attention comes on top: computing
-the pairs of tokens of the prompts, and reading the cache of every sequence.
+takes longer bounds them. Attention comes on top: computing the pairs of tokens of the prompts, and
+reading the cache of every sequence.
 """
 
 from collections.abc import Sequence
@@ -10,26 +10,14 @@ from dataclasses import dataclass
 
 from bench.autoscaler.requests import Request
 from kvarn.planner import FORMATS, Accelerator, AcceleratorError, Limits, ModelShape, Workload, plan
+from kvarn.planner.cache import cache_layout
+from kvarn.planner.roofline import Roofline
 
-DENSE_FLOPS = {
-    "H200-141GB": 989e12,
-    "H100-80GB-HBM3": 989e12,
-    "A100-SXM4-80GB": 312e12,
-    "L40S-48GB": 362e12,
-    "L4-24GB": 121e12,
-}
-"""bfloat16 without sparsity, per second, from NVIDIA's data sheets."""
 KVARN = "kvarn_k4v2_g128"
 CANDIDATES = ("A100-SXM4-80GB", "H200-141GB")
 """GPUs to choose from, the smallest first."""
 LEAST_REQUESTS = 64
 """Ordinary requests that a server's cache must hold for its GPU to be chosen."""
-COMPUTE_SHARE = 0.55
-"""Of the data sheet's compute, what long prefills reach."""
-BANDWIDTH_SHARE = 0.8
-"""Of the data sheet's bandwidth, what decoding reaches."""
-STEP_SECONDS = 0.003
-"""Scheduler, sampler and kernel launches of one step."""
 
 QWEN3_32B = ModelShape(
     architecture="Qwen3ForCausalLM",
@@ -54,12 +42,12 @@ class StepTime:
     Attributes:
         fixed: whatever the batch.
         weights: to read the weights.
-        token: to compute one token without attention.
+        token: to compute one token without attention, in a step that computes prompts, and
+        decode: in one that does not, whose matrices are too narrow to be as fast.
         context: to read one cached token.
         pair: to compute attention of one query on one key, all layers together.
-        sequence: for each sequence that decodes, and
-        prompt: for each prompt in a step; on a GPU, kernels take all at once, on a CPU each costs
-            a call.
+        sequence: for each sequence that decodes: to read its open tile, on a CPU a call.
+        prompt: for each prompt in a step, on a CPU; on a GPU, kernels take all at once.
         beside: to read one cached token in a step that computes prompts as well, beyond `context`.
     """
 
@@ -68,6 +56,7 @@ class StepTime:
     token: float
     context: float
     pair: float
+    decode: float = 0.0
     sequence: float = 0.0
     prompt: float = 0.0
     beside: float = 0.0
@@ -85,6 +74,8 @@ class Server:
     Attributes:
         cache_tokens: what its KV cache holds.
         block_tokens: of a block, in which the cache is handed out.
+        tail_tokens: of the cache that each sequence takes beside its own, for its open tile.
+        plans_ahead: whether a step is planned while the one before it begins.
         gpus: that it takes.
     """
 
@@ -95,6 +86,8 @@ class Server:
     max_sequences: int
     max_batched_tokens: int
     block_tokens: int = 128
+    tail_tokens: int = 0
+    plans_ahead: bool = False
     gpus: int = 1
 
 
@@ -105,30 +98,43 @@ def server(gpu: str, *, shape: ModelShape = QWEN3_32B, cache_format: str) -> Ser
         PlannerError: it does not fit, or nobody knows the GPU.
     """
     accelerator = Accelerator.find(gpu)
-    if accelerator.product not in DENSE_FLOPS:
-        known = ", ".join(DENSE_FLOPS)
-        raise AcceleratorError("UnknownCompute", f"What {gpu} computes is not known: give {known}.")
-    flops = COMPUTE_SHARE * DENSE_FLOPS[accelerator.product]
-    bandwidth = BANDWIDTH_SHARE * accelerator.bandwidth_bytes
     made = plan(shape, accelerator, workload=Workload(), limits=Limits(), cache_format=cache_format)
-    parameters = shape.weight_bytes / 2
-    width = shape.attention_heads * shape.head_dim
     cache = FORMATS[made.format]
-    token_bytes = cache.token_bytes(shape) * shape.kv_heads * shape.layers
+    speed = Roofline(shape=shape, accelerator=accelerator, cache_format=cache)
+    if not speed.is_known:
+        raise AcceleratorError("UnknownSpeed", f"How fast {gpu} computes and reads is not known.")
+    block_tokens = cache.block_tokens(on_cpu=False)
+    tails = cache_layout(shape, accelerator, cache).request_blocks(0, in_flight_tokens=0)
     return Server(
         name=f"Qwen3-32B, {made.format}, {accelerator.product}",
-        step=StepTime(
-            fixed=STEP_SECONDS,
-            weights=shape.weight_bytes / bandwidth,
-            token=2 * parameters / flops,
-            context=token_bytes / bandwidth,
-            pair=4 * shape.layers * width / flops,
-        ),
+        step=step_time(speed),
         cache_tokens=made.cache_tokens,
         max_model_tokens=made.max_model_tokens,
         max_sequences=made.max_sequences,
         max_batched_tokens=made.max_batched_tokens,
-        block_tokens=cache.block_tokens(on_cpu=False),
+        block_tokens=block_tokens,
+        tail_tokens=tails * block_tokens,
+        plans_ahead=True,
+    )
+
+
+def step_time(speed: Roofline) -> StepTime:
+    """The terms of `speed`, of a model whose layers are alike: lines, which two points tell."""
+    many, length = 1 << 12, 1 << 10
+    lone, wide = speed.step_seconds(1, 0), speed.step_seconds(many, 0)
+    decode = (speed.step_seconds(2 * many, 0) - wide) / many
+    fixed = wide - many * decode
+    short, long = speed.step_seconds(1, length), speed.step_seconds(1, 2 * length)
+    context = (long - short) / length
+    token = speed.prefill_seconds(1)
+    return StepTime(
+        fixed=fixed,
+        weights=lone - fixed,
+        token=token,
+        context=context,
+        pair=speed.prefill_seconds(2) / 2 - token,
+        decode=decode,
+        sequence=short - lone - length * context,
     )
 
 

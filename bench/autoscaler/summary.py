@@ -76,10 +76,10 @@ def summarise(run: Run, target: Target, *, initial: int) -> Summary:
     return Summary(
         gpu_hours=run.gpu_seconds / 3600,
         ttft_violations=sum(map(target.missed, served)) / len(served) if served else 0.0,
-        ttft_p50_seconds=_quantile(waits, 0.5),
-        ttft_p99_seconds=_quantile(waits, 0.99),
-        itl_p50_seconds=_bucket_quantile(latencies, 0.5),
-        itl_p99_seconds=_bucket_quantile(latencies, 0.99),
+        ttft_p50_seconds=quantile(waits, 0.5),
+        ttft_p99_seconds=quantile(waits, 0.99),
+        itl_p50_seconds=bucket_quantile(latencies, 0.5),
+        itl_p99_seconds=bucket_quantile(latencies, 0.99),
         preempted=sum(job.preemptions > 0 for job in served),
         rejected=len(run.jobs) - len(served),
         scalings_per_hour=len(scalings) * 3600 / run.span,
@@ -96,12 +96,13 @@ def flaps(scalings: Iterable[tuple[float, int]]) -> int:
     )
 
 
-def _quantile(ordered: Sequence[float], share: float) -> float:
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """Of values in order; 0 of none."""
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else 0.0
 
 
-def _bucket_quantile(buckets: Counter[int], share: float) -> float:
-    """The middle of the bucket that holds the quantile."""
+def bucket_quantile(buckets: Counter[int], share: float) -> float:
+    """Of what was counted in buckets: the middle of the one that holds it; 0 of none."""
     rank, seen = share * buckets.total(), 0
     for bucket in sorted(buckets):
         seen += buckets[bucket]

@@ -49,6 +49,31 @@ def test_reading_a_cache_that_grows_takes_longer_with_each_step() -> None:
     assert job.finished - job.first_token == pytest.approx(100 * 0.010 + reads)
 
 
+def test_who_comes_while_a_step_is_planned_ahead_misses_the_next_one() -> None:
+    """It comes in a step that ends at 0.041: the one until 0.051 is planned, it is in the third."""
+    _, (_, second) = serve(
+        [request(10, 101), request(100, at=0.035)], replace(SERVER, plans_ahead=True)
+    )
+
+    assert second.admitted == pytest.approx(0.051)
+
+
+def test_who_comes_to_an_idle_server_is_admitted_at_once_though_it_plans_ahead() -> None:
+    _, (_, second) = serve(
+        [request(10, 11), request(100, at=5.0)], replace(SERVER, plans_ahead=True)
+    )
+
+    assert second.admitted == pytest.approx(5.0)
+
+
+def test_open_tiles_take_their_part_of_the_cache() -> None:
+    tight = replace(SERVER, cache_tokens=1000, tail_tokens=300)
+
+    _, jobs = serve([request(200, 10), request(200, 10), request(200, 10)], tight)
+
+    assert jobs[1].admitted >= jobs[0].finished
+
+
 def test_no_more_run_than_may() -> None:
     _, jobs = serve([request(10, 101) for _ in range(4)], replace(SERVER, max_sequences=2))
 

@@ -7,14 +7,17 @@ what it has, whatever the policy: only the choice of size differs.
 
 import math
 import random
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Protocol
 
 from bench.autoscaler.engine import Engine
 from bench.autoscaler.requests import Job, Request
 from bench.autoscaler.roofline import Server
+from bench.autoscaler.routing import Router
 from kvarn_operator.scrape import Sample
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -76,10 +79,12 @@ class View:
 class Policy(Protocol):
     """Decides the size; keeps what it remembers to itself."""
 
-    interval_seconds: float
+    @property
+    def interval_seconds(self) -> float:
+        """Between two decisions."""
 
     def desired(self, view: View) -> int:
-        """The size that is wanted; called each `interval_seconds`."""
+        """The size that is wanted."""
 
     def deletion_costs(self) -> Mapping[str, int]:
         """Which servers should rather stay, by name; empty if it does not care."""
@@ -93,7 +98,6 @@ class Replica:
         started: seconds at which it was asked for.
         ready: at which it takes requests.
         ended: at which it was gone; NaN until then.
-        computed: at which, by the router's reckoning, it will have computed all its prompts.
     """
 
     name: str
@@ -102,14 +106,6 @@ class Replica:
     engine: Engine
     draining: bool = False
     ended: float = float("nan")
-    computed: float = 0.0
-
-    def would_compute(self, request: Request) -> float:
-        """When, by the router's reckoning, the prompt would be computed here."""
-        engine = self.engine
-        cached = engine.prefixes.hit_tokens(request) if request.prefix else 0
-        alone = engine.server.step.prefill_seconds(request.prompt_tokens, cached=cached)
-        return max(self.computed, request.arrival) + alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +141,9 @@ class Run:
         )
 
 
+_arrival = attrgetter("arrival")
+
+
 class Cluster:
     """One run of one policy over one trace."""
 
@@ -166,11 +165,10 @@ class Cluster:
                 self._decide(now)
                 due += self._policy.interval_seconds
             end = now + self._setup.poll_seconds
-            while upcoming < len(requests) and requests[upcoming].arrival < end:
-                self._hand_over(requests[upcoming], now)
-                upcoming += 1
+            coming = bisect_left(requests, end, lo=upcoming, key=_arrival)
+            self._hand_over(requests[upcoming:coming], now)
             self._work(end)
-            now = end
+            now, upcoming = end, coming
         return self._run
 
     def _busy(self) -> bool:
@@ -218,28 +216,24 @@ class Cluster:
             victim.ended = now
             self._live.remove(victim)
 
-    def _hand_over(self, request: Request, now: float) -> None:
-        job = Job(request)
-        self._run.jobs.append(job)
-        if request.prompt_tokens + request.output_tokens > self._setup.server.max_model_tokens:
-            job.rejected = True
-            return
-        chosen = self._route(request, [r for r in self._staying() if r.ready <= now])
-        chosen.engine.arriving.append(job)
-
-    def _route(self, request: Request, ready: Sequence[Replica]) -> Replica:
-        if self._setup.routing == "random":
-            return ready[int(self._draw.random() * len(ready))]
-        times = [replica.would_compute(request) for replica in ready]
-        first = min(range(len(ready)), key=lambda i: (times[i], ready[i].engine.outstanding))
-        ready[first].computed = times[first]
-        return ready[first]
+    def _hand_over(self, requests: Sequence[Request], now: float) -> None:
+        ready = [replica.engine for replica in self._staying() if replica.ready <= now]
+        router = Router(ready, now=now)
+        at_random = self._setup.routing == "random"
+        for request in requests:
+            job = Job(request)
+            self._run.jobs.append(job)
+            if request.prompt_tokens + request.output_tokens > self._setup.server.max_model_tokens:
+                job.rejected = True
+            elif at_random:
+                ready[int(self._draw.random() * len(ready))].arriving.append(job)
+            else:
+                router.choose(request).arriving.append(job)
 
     def _work(self, end: float) -> None:
         for replica in list(self._live):
             if replica.ready < end:
                 replica.engine.advance(end)
-                replica.computed = end + replica.engine.backlog_seconds
             if replica.draining and not replica.engine.outstanding:
                 replica.ended = replica.engine.now
                 self._live.remove(replica)

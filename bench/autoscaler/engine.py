@@ -79,13 +79,16 @@ class Engine:
     @property
     def used_tokens(self) -> int:
         """Tokens of cache in use; half of each sequence's last block is lost, and its tail."""
-        lost = self.running * (self.server.block_tokens // 2 + self.server.tail_tokens)
-        return min(self.held + self.prefixes.used_tokens + lost, self.server.cache_tokens)
+        server = self.server
+        lost = self.running * (server.block_tokens // 2 + server.tail_tokens)
+        used = self.held + self.prefixes.used_tokens + lost
+        return used if used < server.cache_tokens else server.cache_tokens
 
     @property
     def outstanding(self) -> int:
         """Requests that it has."""
-        return self.running + len(self.waiting) + len(self.arriving)
+        batch = len(self.prefilling) + len(self.decoding)
+        return batch + len(self.waiting) + len(self.arriving)
 
     @property
     def queued_tokens(self) -> int:
@@ -101,8 +104,10 @@ class Engine:
     def advance(self, until: float) -> None:
         """Work until a step ends at `until` or later, or there is nothing to do before."""
         while self.now < until:
-            self._take_in()
-            self._admit()
+            if self.arriving:
+                self._take_in()
+            if self.waiting:
+                self._admit()
             if self.prefilling:
                 self._mixed_step()
             elif self.decoding:
@@ -183,20 +188,18 @@ class Engine:
 
     def _decode_steps(self, until: float) -> None:
         """As many steps of pure decoding as nothing disturbs."""
-        self._make_room()
+        free = self._make_room()
         if not self.decoding:
             return
-        cost, batch = self.server.step, len(self.decoding)
+        server, cost, batch = self.server, self.server.step, len(self.decoding)
         linear = max(batch * cost.decode, cost.weights)
         first = cost.fixed + linear + self.context * cost.context + batch * cost.sequence
         growth = batch * cost.context
-        room = max(self._free_tokens() // batch, 1)
         undisturbed = _steps_in(until - self.now, first, growth)
-        if self.arriving:
-            left = max(self.arriving[0].request.arrival - self.now, 0.0)
-            coming = _steps_in(left, first, growth) + self.server.plans_ahead
-            undisturbed = min(undisturbed, coming)
-        steps = max(min(self._ends[0][0] - self.step, room, undisturbed), 1)
+        if self.arriving and (arrival := self.arriving[0].request.arrival) < until:
+            left = max(arrival - self.now, 0.0)
+            undisturbed = min(undisturbed, _steps_in(left, first, growth) + server.plans_ahead)
+        steps = max(min(self._ends[0][0] - self.step, free // batch, undisturbed), 1)
         seconds = steps * first + growth * steps * (steps - 1) / 2
         self._pass(seconds, steps=steps, last=first + growth * (steps - 1))
         self._finish_decodes()
@@ -268,10 +271,14 @@ class Engine:
         if job.request.prefix:
             self.prefixes.give_back(job.request)
 
-    def _make_room(self) -> None:
-        """Preempt the latest admitted until each decoding sequence can have one more token."""
-        while self.running > 1 and self._free_tokens() < len(self.decoding):
+    def _make_room(self) -> int:
+        """Preempt the latest admitted until each decoding sequence can have one more token.
+
+        Returns the free tokens.
+        """
+        while (free := self._free_tokens()) < len(self.decoding) and self.running > 1:
             self._preempt()
+        return free
 
     def _preempt(self) -> None:
         if self.prefilling:

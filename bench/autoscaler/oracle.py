@@ -101,7 +101,7 @@ def schedule(work: Work, setup: Setup, *, use: float, window_seconds: float) -> 
     for _, length in runs:
         starts.append(slot * SLOT_SECONDS)
         slot += length
-    return Schedule(sizes=[size for size, _ in runs], starts=starts)
+    return Schedule(sizes=tuple(size for size, _ in runs), starts=tuple(starts))
 
 
 def _bridge(sizes: Sequence[int], gap: int) -> list[int]:

@@ -60,10 +60,11 @@ class Limiter:
         window = max(up.stabilization_window_seconds, down.stabilization_window_seconds)
         period = max(policy.period_seconds for policy in (*up.policies, *down.policies))
         seen = past.wanted or ((self.now, self.current),)
+        oldest, oldest_change = self._before(window), self._before(period)
         return replace(
             past,
-            wanted=(*(each for each in seen if self._within(each[0], window)), (self.now, wanted)),
-            changes=tuple(each for each in past.changes if self._within(each.at, period)),
+            wanted=(*(each for each in seen if each[0] > oldest), (self.now, wanted)),
+            changes=tuple(each for each in past.changes if each.at > oldest_change),
         )
 
     @property
@@ -73,10 +74,10 @@ class Limiter:
 
     def stabilised(self, past: Past, wanted: int) -> int:
         """`wanted`, held back to the least (the most) that its window called for."""
-        up = self.behavior.scale_up.stabilization_window_seconds
-        down = self.behavior.scale_down.stabilization_window_seconds
-        floor = min([wanted, *(size for at, size in past.wanted if self._within(at, up))])
-        ceiling = max([wanted, *(size for at, size in past.wanted if self._within(at, down))])
+        up = self._before(self.behavior.scale_up.stabilization_window_seconds)
+        down = self._before(self.behavior.scale_down.stabilization_window_seconds)
+        floor = min([wanted, *(size for at, size in past.wanted if at > up)])
+        ceiling = max([wanted, *(size for at, size in past.wanted if at > down)])
         return min(max(self.current, floor), ceiling)
 
     def stepped(self, past: Past, wanted: int) -> int:
@@ -94,13 +95,11 @@ class Limiter:
 
     def _start(self, past: Past, policy: ScalingPolicy) -> int:
         """The size when the policy's period began."""
-        recent = (
-            each.change for each in past.changes if self._within(each.at, policy.period_seconds)
-        )
-        return self.current - sum(recent)
+        oldest = self._before(policy.period_seconds)
+        return self.current - sum(each.change for each in past.changes if each.at > oldest)
 
-    def _within(self, at: datetime, seconds: float) -> bool:
-        return self.now - at < timedelta(seconds=seconds)
+    def _before(self, seconds: float) -> datetime:
+        return self.now - timedelta(seconds=seconds)
 
 
 def _raised(policy: ScalingPolicy, start: int) -> int:

@@ -89,6 +89,6 @@ def test_dynamo_steps_by_one_and_not_while_a_pod_loads() -> None:
 
 
 def test_a_schedule_keeps_its_hours() -> None:
-    policy = Schedule(sizes=[1, 4, 2], starts=[0.0, 60.0, 120.0])
+    policy = Schedule(sizes=(1, 4, 2), starts=(0.0, 60.0, 120.0))
 
     assert [policy.desired(view(IDLE, seconds=s)) for s in (0, 59, 60, 200)] == [1, 1, 4, 2]

@@ -1,13 +1,13 @@
 """Sizes that do not depend on what the servers say."""
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.autoscaler.cluster import View
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Schedule:
     """Sizes by time: one for a fixed size, many for an oracle.
 
@@ -15,8 +15,8 @@ class Schedule:
         starts: seconds from which each size holds, the first 0.
     """
 
-    sizes: Sequence[int]
-    starts: Sequence[float] = (0.0,)
+    sizes: tuple[int, ...]
+    starts: tuple[float, ...] = (0.0,)
     interval_seconds: float = 5.0
 
     def desired(self, view: View) -> int:

@@ -82,7 +82,7 @@ class Engine:
         server = self.server
         lost = self.running * (server.block_tokens // 2 + server.tail_tokens)
         used = self.held + self.prefixes.used_tokens + lost
-        return used if used < server.cache_tokens else server.cache_tokens
+        return min(used, server.cache_tokens)
 
     @property
     def outstanding(self) -> int:

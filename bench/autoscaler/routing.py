@@ -18,7 +18,7 @@ class Router:
         """The one that will have computed the prompt first; of equals, the one with the least."""
         came = request.arrival
         times = [
-            (at if at > came else came) + alone
+            max(at, came) + alone
             for at, alone in zip(self._computed, self._alone(request), strict=True)
         ]
         soonest = min(times)

@@ -12,8 +12,10 @@ TOLERATED_PREEMPTIONS = 0.02
 """Preempted requests per finished one at which a server counts as full."""
 REJECTED = 2.0
 """Pressure of a server that turns requests away: at least one more is wanted at once."""
-COMPUTE_TARGET = 0.9
-"""Share of its time, computing prompts, at which a server is full: beyond it queues form."""
+COMPUTE_TARGET = 0.8
+"""Share of its time, computing prompts, at which a server is full: prompts then wait for about four
+others (Pollaczek-Khinchine: `u / (1 - u)` times their time, and more if lengths vary), at 0.9 nine.
+"""
 
 Part = Literal["cache", "compute", "running", "waiting", "preemptions", "rejections"]
 PARTS: tuple[Part, ...] = get_args(Part)

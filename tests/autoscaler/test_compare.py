@@ -38,7 +38,7 @@ def made(rate: Rate, *, seconds: float = 3600.0, most: float = 24.0) -> Scene:
 
 
 def steps(seconds: float) -> float:
-    return 20.0 if 1500 < seconds < 2700 else 5.0
+    return 20.0 if 1700 < seconds < 2900 else 5.0
 
 
 def sizes(scene: Scene, *, restart_seconds: float) -> list[int]:

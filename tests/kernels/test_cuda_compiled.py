@@ -25,14 +25,14 @@ def test_attention_stays_in_registers(capability: int) -> None:
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_every_head_dimension_does(head_dim: int) -> None:
-    """Nearly: sums of many channels leave few registers to two warps that share a tile."""
+    """Nearly: sums of 512 channels leave few registers, even to two warps that share a tile."""
     found = attend(90, variant("kvarn_k4v4_g128", head_dim, group=8))
-    assert found.stack_bytes <= (256 if head_dim > 128 else 0)
+    assert found.stack_bytes <= (128 if head_dim > 256 else 0)
 
 
 def test_a_packed_tile_takes_few_instructions() -> None:
     """Most of the kernel is the loop over packed tiles."""
-    assert attend(90, variant("kvarn_k4v2_g128", 128)).instructions < 5200
+    assert attend(90, variant("kvarn_k4v2_g128", 128)).instructions < 4200
 
 
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)

@@ -70,23 +70,10 @@ DEVICE void load_values(Shared& shared, const u8* tile) {
     copy_bytes(shared.values, tile + KEY_BYTES, VALUE_BYTES, &shared.loaded[1]);
 }
 
-// Own tiles are read from global memory: soon, so they should be near.
-DEVICE void prefetch_own(const Arguments& the, const Position& place) {
-  const Work& work = place.work;
-  const int begin = (place.unit - work.tiles) * SLAB;
-  const int rows = min(place.run() * SLAB, work.rows - 1 - begin);
-  const u8* tail = the.tail.at(the.segments.tail(work.sequence), place.head / the.sharing);
-  if (threadIdx.x == 0 && rows > 0)
-    prefetch_bytes(tail + begin * OWN_ROW_BYTES, rows * OWN_ROW_BYTES);
-}
-
 // The next packed tile of the piece from a place on, or null. A function of its own, because the
 // loop that asks has no registers to spare.
 OUTLINE const u8* next_tile(const Arguments& the, Position place) {
-  while (place.left && place.is_own()) {
-    prefetch_own(the, place);
-    place.skip(the.segments, the.heads, place.run());
-  }
+  while (place.left && place.is_own()) place.skip(the.segments, the.heads, place.run());
   return place.left ? tile_at(the, place, place.unit) : nullptr;
 }
 
@@ -166,7 +153,6 @@ attend(const __grid_constant__ Arguments the) {
   if (piece >= line.pieces) return;
   Position here = position(the.segments, line, piece, the.heads);
   const u8* first = next_tile(the, here);
-  if (first && threadIdx.x == 0) prefetch_bytes(first, TILE_BYTES);
   await_last_kernel();
   release_next_kernel();
   load_keys(shared, first);

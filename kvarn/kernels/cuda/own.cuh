@@ -8,7 +8,6 @@
 
 constexpr int SLAB = 16;                   // rows of a product, and a unit of work
 constexpr int OWN_BLOCKS = HEAD_DIM / 16;  // products that cover the channels
-constexpr int OWN_ROW_BYTES = 2 * HEAD_DIM * sizeof(Element);  // of a tail: a key beside a value
 
 // Sums of own rows: rows g and g+8 of fragment i are channels g·D/8 + 2i and + 2i + 1.
 typedef float OwnSums[OWN_BLOCKS][4];
@@ -97,7 +96,7 @@ DEVICE void add_rows(const ValueRows& values, const float (&weights)[4], const f
 }
 
 // Whether there are registers for the next rows while these are attended.
-constexpr bool AHEAD = HEAD_DIM <= 192;
+constexpr bool AHEAD = HEAD_DIM <= 256;
 
 // Take in the warp's share of slabs begin to end of a tile with `count` rows.
 DEVICE void attend_slabs(const Element* query, bool asked, const OwnRows& keys,

@@ -128,12 +128,6 @@ DEVICE void copy_bytes(void* target, const void* source, u32 bytes, u64* barrier
       : "memory");
 }
 
-// Bring so many bytes, a multiple of 16, into the L2. Nothing is read: what is written there later
-// will be found.
-DEVICE void prefetch_bytes(const void* source, u32 bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(source), "r"(bytes) : "memory");
-}
-
 // Programmatic dependent launch: let the next kernel of the stream begin, or wait for the end of
 // the one before.
 DEVICE void release_next_kernel() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }

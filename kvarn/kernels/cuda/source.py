@@ -15,11 +15,13 @@ MAIN = "decode.cu"
 COLUMNS = 8
 """Queries of a product."""
 
-MOST_WARPS = 12
-"""Warps of a multiprocessor that have 168 registers each, which is few enough for spills."""
-
 BUSY_WARPS = 8
-"""Those that keep memory busy with tiles of 128 channels: more would have shorter pieces."""
+"""Warps of a multiprocessor that keep memory busy with tiles of 128 channels and more: others
+would have shorter pieces. Its four schedulers have as many each, or those with more end last."""
+
+MOST_WARPS = 12
+"""Those for smaller tiles, and for arithmetic that takes longer than memory. They have 168
+registers each."""
 
 SHARED_BYTES = 233_472
 """Shared memory of a multiprocessor of Hopper."""
@@ -49,19 +51,23 @@ class Variant:
 
     @property
     def partners(self) -> int:
-        """Warps that share a tile: two where a multiprocessor has room for few, or work for many.
+        """Warps that share a tile: two where it is large, or its arithmetic takes long.
 
         Measured on an H200; see docs/decisions/0007-decode-in-cuda.md.
         """
-        layout = self.layout
-        return 2 if layout.head_dim > 128 - (layout.format.key_bits == 3) else 1
+        return 2 if self.layout.head_dim > 128 or self._is_arithmetic_bound else 1
 
     @property
     def resident(self) -> int:
         """Programs that a multiprocessor of Hopper runs side by side."""
         room = SHARED_BYTES // (self.shared_bytes + RESERVED_BYTES)
-        warps = BUSY_WARPS if self.partners == 1 and self.layout.head_dim > 64 else MOST_WARPS
-        return min(warps // self.partners, room)
+        many = self.layout.head_dim <= 64 or self._is_arithmetic_bound
+        return min((MOST_WARPS if many else BUSY_WARPS) // self.partners, room)
+
+    @property
+    def _is_arithmetic_bound(self) -> bool:
+        """Whether arithmetic binds: 3-bit keys, which take twice as many instructions to unpack."""
+        return self.layout.format.key_bits == 3 and self.layout.head_dim == 128
 
     @property
     def shared_bytes(self) -> int:

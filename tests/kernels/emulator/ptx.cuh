@@ -202,10 +202,6 @@ inline void copy_bytes(void* target, const void* source, u32 bytes, u64* barrier
   b->pending++;
   emulator::copies.push_back({b, {target, source, bytes}});
 }
-inline void prefetch_bytes(const void* source, u32 bytes) {
-  if (bytes == 0 || bytes % 16 || (u64)source % 16) std::abort();
-  [[maybe_unused]] const volatile u8 ends[] = {((const u8*)source)[0], ((const u8*)source)[bytes - 1]};
-}
 inline void barrier_wait(u64* barrier, u32 phase) {
   auto* b = (emulator::Barrier*)barrier;
   while (b->phases % 2 == phase) {

@@ -37,12 +37,18 @@ setup: $(VENV)/.complete ## Make .venv from the locked requirements
 
 .PHONY: test-fast
 test-fast: setup ## The daily loop: no vLLM, no API server, no cluster; under two minutes
-	$(PY) -m pytest -m "not serving and not apiserver and not cluster" $(ARGS)
+	$(PY) -m pytest -m "not serving and not apiserver and not cluster and not gpu" $(ARGS)
 
 .PHONY: test-keda
 test-keda: setup served ## Scaling by KEDA itself, which takes long to compile and is not in `make test`
 	@$(STEP) "KEDA and Prometheus (cached)" $(PY) -m hack.keda > /dev/null
 	$(PY) -m pytest -m keda $(ARGS)
+
+.PHONY: test-gpu
+test-gpu: ## The kernels compiled and vLLM's traces, in this machine's own Python: needs a GPU, vLLM and pytest
+	$(PYTHON) -m pytest -c /dev/null --rootdir . -p no:cacheprovider --import-mode=importlib \
+	  tests/engine/test_host_syncs.py tests/kernels/test_cuda_decode.py tests/kernels/test_cuda_store.py \
+	  tests/kernels/test_dense_prefill.py tests/kernels/test_rehearsal.py $(ARGS)
 
 .PHONY: check
 check: setup ## Lint, format, types, layers, generated files

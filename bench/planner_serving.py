@@ -1,12 +1,12 @@
-"""Planned against served: `python -m bench.planner_serving [FILE] [--json]`.
+"""Planned against served: `python -m bench.planner_serving [FILE…] [--json]`.
 
-FILE is a record of `bench.serving`. Of each of its engines, the tokens of the cache beside those of
-a plan with the same limits. In each of its cells, the format that `auto` chooses for such a load
-beside the fastest one that was measured.
+A FILE is a record of `bench.serving`, one for each machine. Of each of its engines, the tokens of
+the cache beside those of a plan with the same limits. In each cell, the format that `auto` chooses
+for such a load beside the fastest one that was measured on the same machine.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from bench.serving.__main__ import find_model
 from bench.serving.record import Record, Run, fastest
 from kvarn.planner import FORMATS, Accelerator, Limits, Workload, plan, read_shape
 
-RECORD = Path(__file__).with_name("results") / "serving-h200.json"
+RESULTS = Path(__file__).with_name("results")
+RECORD = RESULTS / "serving-h200.json"
+RECORDS = (RECORD, RESULTS / "serving-h200-second.json")
 SLOWER = 1.02
 """A choice may take so many times as long as the best."""
 NAMES = {known.kv_cache_dtype: known.name for known in FORMATS.values()}
@@ -53,8 +55,25 @@ def _planned(run: Run, gpu: Accelerator, cache_format: str) -> int:
     return plan(shape, gpu, limits=limits, cache_format=cache_format).cache_tokens
 
 
-def choices(record: Record) -> Iterator[dict[str, Any]]:
+def choices(records: Sequence[Record]) -> list[dict[str, Any]]:
     """What `auto` chooses in every cell where something was measured.
+
+    Of several machines, the one counts that tried the choice beside most other formats.
+    """
+    found: dict[tuple[str, int, int], dict[str, Any]] = {}
+    for cell in (cell for record in records for cell in _choices(record)):
+        place = (cell["model"], cell["sequences"], cell["context"])
+        if place not in found or _judged(cell) > _judged(found[place]):
+            found[place] = cell
+    return list(found.values())
+
+
+def _judged(cell: dict[str, Any]) -> tuple[bool, int]:
+    return cell["times"] is not None, cell["tried"]
+
+
+def _choices(record: Record) -> Iterator[dict[str, Any]]:
+    """Those of one machine's record.
 
     A load like the cell has as many requests at once, whose context is the cell's on average: they
     end with a quarter more tokens and begin with a quarter less.
@@ -71,23 +90,38 @@ def choices(record: Record) -> Iterator[dict[str, Any]]:
             concurrency=cell["sequences"],
         )
         chosen = plan(read_shape(find_model(cell["model"])), gpu, workload=load).format
+        tried = _tried(record.runs, cell)
         yield {
             "model": cell["model"],
             "sequences": cell["sequences"],
             "context": context,
             "chosen": chosen,
             "fastest": min(ms, key=lambda name: ms[name]),
-            "times": round(ms[chosen] / min(ms.values()), 3) if chosen in ms else None,
+            "tried": tried,
+            "times": round(ms[chosen] / min(ms.values()), 3)
+            if chosen in ms and tried > 1
+            else None,
         }
 
 
+def _tried(runs: Sequence[Run], place: dict[str, Any]) -> int:
+    """Formats in which a cell was to be measured, also where it did not fit into the cache."""
+    return sum(
+        run["model"] == place["model"]
+        and (cell["sequences"], cell["context"]) == (place["sequences"], place["context"])
+        for run in runs
+        for cell in run["cells"]
+    )
+
+
 @click.command(help=__doc__)
-@click.argument("file", type=click.Path(exists=True, path_type=Path), default=RECORD)
+@click.argument("files", type=click.Path(exists=True, path_type=Path), nargs=-1, metavar="[FILE…]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def main(file: Path, *, as_json: bool) -> None:
+def main(files: Sequence[Path], *, as_json: bool) -> None:
     """Print both tables; the status is 1 if a choice is too slow or was not measured."""
-    record = Record.read(file)
-    engines, cells = list(capacities(record)), list(choices(record))
+    records = [Record.read(file) for file in files or RECORDS]
+    engines = [engine for record in records for engine in capacities(record)]
+    cells = choices(records)
     if as_json:
         click.echo(json.dumps({"capacities": engines, "choices": cells}, indent=1))
     else:

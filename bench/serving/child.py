@@ -11,6 +11,7 @@ import platform
 import sys
 import time
 from collections.abc import AsyncIterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,18 @@ def environment() -> dict[str, Any]:
     """Device and versions that the figures hold for."""
     return {
         "device": current_platform.get_device_name() or platform.processor(),
+        "host": _host(),
         "kvarn": kvarn.__version__,
         "vllm": vllm.__version__,
         "torch": torch.__version__,
         "triton": triton.__version__,
         "python": platform.python_version(),
     }
+
+
+def _host() -> str:
+    """Tells machines apart, and their starts, without a name."""
+    return sha256(Path("/proc/sys/kernel/random/boot_id").read_bytes()).hexdigest()[:8]
 
 
 async def measured(

@@ -26,8 +26,9 @@ METHOD = {
     "half_load": "Half as many clients, the first at random ages. Latencies are vLLM's own.",
 }
 Run = dict[str, Any]
-SAME = ("device", "vllm", "torch", "triton")
-"""Of the environment, what figures that are compared must share."""
+SAME = ("device", "host", "vllm", "torch", "triton")
+"""Of the environment, what figures that are compared must share. GPUs of one kind in two machines
+differ by up to 5 %, as formats do."""
 
 
 class Record:

@@ -18,7 +18,14 @@ from bench.serving.report import line, tables
 from bench.serving.scenario import CELLS, REFERENCE, WORKLOADS, Cell, Scenario, Workload
 from hack.errors import Refusal
 
-ENVIRONMENT = {"device": "H200", "vllm": "0.33.0", "torch": "2.11", "triton": "3.6", "kvarn": "1"}
+ENVIRONMENT = {
+    "device": "H200",
+    "host": "first",
+    "vllm": "0.33.0",
+    "torch": "2.11",
+    "triton": "3.6",
+    "kvarn": "1",
+}
 NOTHING = Scenario(cells=[], prefill=True, workloads=[], seconds=1.0)
 
 
@@ -178,11 +185,12 @@ def test_a_run_that_failed_at_once_is_kept(tmp_path: Path) -> None:
     assert [run["format"] for run in Record.read(path).runs] == ["auto", "fp8"]
 
 
-def test_figures_of_another_device_do_not_join() -> None:
+@pytest.mark.parametrize("other", [{"device": "B200"}, {"host": "second"}])
+def test_figures_of_another_device_do_not_join(other: dict[str, str]) -> None:
     record = recorded(auto=(20.0, 1000))
 
     with pytest.raises(Refusal, match="another file"):
-        record.add(record.runs[0], {"kind": "environment", **ENVIRONMENT, "device": "B200"})
+        record.add(record.runs[0], {"kind": "environment", **ENVIRONMENT, **other})
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"runs": 1}'])

@@ -20,7 +20,7 @@ fp8, our kernels on tiles."""
 FP8_SECONDS, TILE_SECONDS = 5e-6, 3e-6
 """What a layer of a step takes besides, more than with bf16: to quantise the queries, or to store
 tiles and combine results. All of these are fitted to the steps of three models on an H200, with the
-figures of roofline.py (bench/results/serving-h200.json; `python -m bench.planner_serving`)."""
+rates of roofline.py (`python -m bench.roofline_fit`)."""
 
 PORTABLE_SHARE = 0.5
 """Bandwidth of our kernels in Triton, on an H100."""

@@ -15,15 +15,27 @@ from kvarn.planner.layer_kind import LayerKind
 from kvarn.planner.shape import ModelShape
 from kvarn.planner.workload import Workload
 
-WEIGHT_SHARE = 0.76
-"""Of the data sheet's bandwidth, what matrices are read with."""
-STEP_SHARE = 0.52
-"""Of the data sheet's operations, what the matrix products of a step of decoding reach."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """What steps of decoding reach of a data sheet.
+
+    Those of the defaults are fitted to the steps of three models on an H200
+    (`python -m bench.roofline_fit`), as are the shares and seconds of cache formats.
+
+    Attributes:
+        weight_share: of its bandwidth, what matrices are read with.
+        step_share: of its operations, what the matrix products of a step reach.
+        layer_seconds: a layer's other kernels, and the launches in a CUDA graph.
+    """
+
+    weight_share: float = 0.76
+    step_share: float = 0.52
+    layer_seconds: float = 19e-6
+
+
 COMPUTE_SHARE = 0.65
 """Of the data sheet's operations, what long prompts are computed with."""
-LAYER_SECONDS = 19e-6
-"""A layer's other kernels, and the launches in a CUDA graph. The first two and this one are fitted
-to the steps of three models on an H200 (bench/results/serving-h200.json)."""
 REDUCE_SECONDS = 15e-6
 """One of a layer's two all-reduces of a few tokens."""
 
@@ -35,6 +47,7 @@ class Roofline:
     shape: ModelShape
     accelerator: Accelerator
     cache_format: CacheFormat
+    rates: Rates = Rates()
 
     @property
     def is_known(self) -> bool:
@@ -50,7 +63,7 @@ class Roofline:
 
     def step_seconds(self, requests: int, length: int) -> float:
         """One step that adds a token to each of `requests` sequences of `length` tokens."""
-        launches = LAYER_SECONDS + self.cache_format.layer_seconds
+        launches = self.rates.layer_seconds + self.cache_format.layer_seconds
         if self.accelerator.count > 1:
             launches += 2 * REDUCE_SECONDS
         products = self._product_seconds(requests)
@@ -59,13 +72,15 @@ class Roofline:
 
     def _product_seconds(self, requests: int) -> float:
         device = self.accelerator
-        read = self._read_weights(requests) / (WEIGHT_SHARE * device.bandwidth_bytes)
-        return max(read, requests * self._weight_flops() / (STEP_SHARE * device.flops))
+        read = self._read_weights(requests) / (self.rates.weight_share * device.bandwidth_bytes)
+        flops = requests * self._weight_flops()
+        return max(read, flops / (self.rates.step_share * device.flops))
 
     def _attention_seconds(self, requests: int, length: int) -> float:
         device = self.accelerator
         share = self.cache_format.bandwidth_share(device)
-        size = self.sequence_bytes(length) / share + self._state_bytes() / WEIGHT_SHARE
+        states = self._state_bytes() / self.rates.weight_share
+        size = self.sequence_bytes(length) / share + states
         flops = self._attention_flops(length) / COMPUTE_SHARE
         return requests * max(size / device.bandwidth_bytes, flops / device.flops)
 

@@ -1,0 +1,39 @@
+"""`python -m bench.roofline_fit`: constants of the roofline from steps on a GPU."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+
+from bench.planner_serving import RECORD
+from bench.roofline_fit import fitted, main, standing, steps
+from bench.serving.record import Record
+from kvarn.planner import Accelerator
+
+
+def test_the_constants_that_made_steps_are_found_again() -> None:
+    truth = standing(Accelerator.find("H200")) | {"weight_share": 0.7, "fp8 seconds": 9e-6}
+    made = [replace(step, seconds=step.predicted(truth)) for step in steps(Record.read(RECORD))]
+    start = {name: 0.8 * constant for name, constant in truth.items()}
+
+    assert fitted(made, start) == pytest.approx(truth, rel=1e-3)
+
+
+def test_the_constants_stand_near_what_the_record_says() -> None:
+    result = CliRunner().invoke(main, ["--json"])
+
+    assert result.exit_code == 0
+    found = json.loads(result.output)
+    assert found["steps"] == 81
+    stand, best = found["errors"]["stand"], found["errors"]["fitted"]
+    assert best["rms"] <= stand["rms"] < 1.15 * best["rms"]
+    assert stand["median"] < 0.03
+
+
+def test_a_table_shows_both() -> None:
+    result = CliRunner().invoke(main)
+
+    assert result.exit_code == 0
+    assert "weight_share" in result.output
+    assert "256x1024" in result.output

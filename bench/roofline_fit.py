@@ -135,7 +135,9 @@ def _slope(
     """Change of the errors with one unknown."""
     width = 1e-4 * max(abs(unknowns[index]), 1e-3)
     beside = unknowns + width * (np.arange(len(names)) == index)
-    return (_errors(measured, names, beside) - _errors(measured, names, unknowns)) / width
+    change = _errors(measured, names, beside) - _errors(measured, names, unknowns)
+    slope: np.ndarray = change / width
+    return slope
 
 
 def summary(measured: Sequence[Step], constants: Constants) -> dict[str, Any]:

@@ -46,7 +46,8 @@ class Engine:
         now: when the last step ended, in seconds since the trace began, and
         began: when it began.
         arriving: handed over, in order of arrival.
-        waiting: for capacity.
+        waiting: for capacity, and
+        queued_tokens: of their prompts.
         prefilling: whose prompt is being computed, in order of admission.
         decoding: in order of admission; value: its number in `_ends`.
         step: how many steps were taken.
@@ -60,6 +61,7 @@ class Engine:
     began: float = 0.0
     arriving: deque[Job] = field(default_factory=deque)
     waiting: deque[Job] = field(default_factory=deque)
+    queued_tokens: int = 0
     prefilling: list[Job] = field(default_factory=list)
     decoding: dict[Job, int] = field(default_factory=dict)
     step: int = 0
@@ -80,7 +82,8 @@ class Engine:
     def used_tokens(self) -> int:
         """Tokens of cache in use; half of each sequence's last block is lost, and its tail."""
         server = self.server
-        lost = self.running * (server.block_tokens // 2 + server.tail_tokens)
+        batch = len(self.prefilling) + len(self.decoding)
+        lost = batch * (server.block_tokens // 2 + server.tail_tokens)
         used = self.held + self.prefixes.used_tokens + lost
         return min(used, server.cache_tokens)
 
@@ -89,11 +92,6 @@ class Engine:
         """Requests that it has."""
         batch = len(self.prefilling) + len(self.decoding)
         return batch + len(self.waiting) + len(self.arriving)
-
-    @property
-    def queued_tokens(self) -> int:
-        """Tokens of prompts that wait."""
-        return sum(job.request.prompt_tokens for job in self.waiting)
 
     @property
     def backlog_seconds(self) -> float:
@@ -122,7 +120,9 @@ class Engine:
         ahead = self.server.plans_ahead and self.running
         planned = self.began if ahead else self.now
         while self.arriving and self.arriving[0].request.arrival <= planned:
-            self.waiting.append(self.arriving.popleft())
+            job = self.arriving.popleft()
+            self.waiting.append(job)
+            self.queued_tokens += job.request.prompt_tokens
 
     def _free_tokens(self) -> int:
         return self.server.cache_tokens - self.used_tokens
@@ -136,6 +136,7 @@ class Engine:
             if not self._fits(job):
                 return
             self.waiting.popleft()
+            self.queued_tokens -= job.request.prompt_tokens
             self._start(job)
             budget -= job.left
 
@@ -292,6 +293,7 @@ class Engine:
         job.preemptions += 1
         self.totals.preemptions += 1
         self.waiting.appendleft(job)
+        self.queued_tokens += job.request.prompt_tokens
 
 
 def _steps_in(seconds: float, first: float, growth: float) -> int:

@@ -68,16 +68,16 @@ def play(policy: Policy, requests: Sequence[Request], *, initial: int = 1) -> Ru
 
 def test_a_server_counts_from_the_moment_it_was_asked_for() -> None:
     run = play(
-        Schedule(sizes=(1, 2), starts=(0.0, 100.0)), [request(10, at=0), request(10, at=200)]
+        Schedule(sizes=(1, 2), starts=(0.0, 105.0)), [request(10, at=0), request(10, at=200)]
     )
 
-    assert run.gpu_seconds == pytest.approx(200 + 100)
+    assert run.gpu_seconds == pytest.approx(200 + 95)
 
 
 def test_a_server_that_goes_finishes_what_it_has() -> None:
     requests = [request(10, 3000, at=0.0), request(10, 3000, at=0.0), request(10, at=60)]
 
-    run = play(Schedule(sizes=(2, 1), starts=(0.0, 10.0)), requests, initial=2)
+    run = play(Schedule(sizes=(2, 1), starts=(0.0, 15.0)), requests, initial=2)
 
     assert all(job.finished > 0 for job in run.jobs)
     assert sum(replica.ended == replica.ended for replica in run.replicas) == 1

@@ -13,11 +13,12 @@ class Schedule:
 
     Attributes:
         starts: seconds from which each size holds, the first 0.
+        interval_seconds: in which they are looked up; each look at the servers takes its time.
     """
 
     sizes: tuple[int, ...]
     starts: tuple[float, ...] = (0.0,)
-    interval_seconds: float = 5.0
+    interval_seconds: float = 15.0
 
     def desired(self, view: View) -> int:
         """The size of the hour."""

@@ -40,6 +40,13 @@ def test_most_figures_of_a_gpu_are_met(
     assert errors[len(errors) // 2] < most
 
 
+def test_steps_of_a_record_that_nothing_is_fitted_to_are_met() -> None:
+    found = compare(Record.read(RECORD.with_name("serving-h200-second.json")))
+
+    errors = sorted(abs(figure.error) for figure in found["step of decoding, ms"])
+    assert errors[len(errors) // 2] < 0.06
+
+
 def test_all_engines_of_known_formats_are_compared(found: dict[str, list[Figure]]) -> None:
     runs = [run for run in Record.read(RECORD).runs if run["format"] != "int4_per_token_head"]
     measured = [cell for run in runs for cell in run["cells"] if "ms" in cell]

@@ -2,8 +2,8 @@
 
 FILE is a record of `bench.serving`. Prints the constants of `kvarn.planner` as they stand beside
 those that make the steps' relative errors least, and how large the errors are with either. It
-changes nothing. A step is linear in the reciprocals of the shares and in the seconds, but for the
-bound that binds: so a few rounds of least squares find them.
+changes nothing. A step is nearly linear in the reciprocals of the shares and in the seconds, so
+that a few rounds of least squares find them.
 """
 
 import json

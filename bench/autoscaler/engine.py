@@ -179,7 +179,7 @@ class Engine:
             tokens += taken
             prompts += 1
             budget -= taken
-        linear = max(tokens * cost.token, cost.weights)
+        linear = math.hypot(tokens * cost.token, cost.weights)
         read_seconds = (self.context + read) * cost.context + self.context * cost.beside
         calls = decoding * cost.sequence + prompts * cost.prompt
         seconds = cost.fixed + linear + pairs * cost.pair + read_seconds + calls
@@ -193,7 +193,7 @@ class Engine:
         if not self.decoding:
             return
         server, cost, batch = self.server, self.server.step, len(self.decoding)
-        linear = max(batch * cost.decode, cost.weights)
+        linear = math.hypot(batch * cost.decode, cost.weights)
         first = cost.fixed + linear + self.context * cost.context + batch * cost.sequence
         growth = batch * cost.context
         undisturbed = _steps_in(until - self.now, first, growth)

@@ -1,8 +1,7 @@
 """How long one step of the engine takes, by the planner's roofline, and what a server holds.
 
-In the linear layers, a step reads all weights and computes every token of the batch; whichever
-takes longer bounds them. Attention comes on top: computing the pairs of tokens of the prompts, and
-reading the cache of every sequence.
+In the linear layers, a step reads all weights and computes every token of the batch. Attention
+comes on top: computing the pairs of tokens of the prompts, and reading the cache of every sequence.
 """
 
 from collections.abc import Sequence
@@ -43,10 +42,11 @@ class StepTime:
         fixed: whatever the batch.
         weights: to read the weights.
         token: to compute one token without attention, in a step that computes prompts, and
-        decode: in one that does not, whose matrices are too narrow to be as fast.
+        decode: in one that does not.
         context: to read one cached token.
         pair: to compute attention of one query on one key, all layers together.
-        sequence: for each sequence that decodes: to read its open tile, on a CPU a call.
+        sequence: for each sequence that decodes: to schedule it and to read its open tile; on a CPU
+            a call.
         prompt: for each prompt in a step, on a CPU; on a GPU, kernels take all at once.
         beside: to read one cached token in a step that computes prompts as well, beyond `context`.
     """
@@ -119,22 +119,19 @@ def server(gpu: str, *, shape: ModelShape = QWEN3_32B, cache_format: str) -> Ser
 
 
 def step_time(speed: Roofline) -> StepTime:
-    """The terms of `speed`, of a model whose layers are alike: lines, which two points tell."""
-    many, length = 1 << 12, 1 << 10
-    lone, wide = speed.step_seconds(1, 0), speed.step_seconds(many, 0)
-    decode = (speed.step_seconds(2 * many, 0) - wide) / many
-    fixed = wide - many * decode
-    short, long = speed.step_seconds(1, length), speed.step_seconds(1, 2 * length)
+    """The terms of `speed`, of a model whose layers are alike: those of attention are a line."""
+    length = 1 << 10
+    short, long = (speed.attention_seconds(1, each) for each in (length, 2 * length))
     context = (long - short) / length
-    token = speed.prefill_seconds(1)
+    token = speed.token_seconds
     return StepTime(
-        fixed=fixed,
-        weights=lone - fixed,
+        fixed=speed.launch_seconds,
+        weights=speed.weight_seconds(1),
         token=token,
         context=context,
         pair=speed.prefill_seconds(2) / 2 - token,
-        decode=decode,
-        sequence=short - lone - length * context,
+        decode=token,
+        sequence=speed.rates.sequence_seconds + short - length * context,
     )
 
 

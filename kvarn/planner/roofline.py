@@ -1,11 +1,13 @@
 """Tokens per second: a roofline of a GPU, a model and a cache format.
 
 A step of decoding reads all weights (of the experts, those that the batch visits) and computes one
-token for each sequence; whichever takes longer bounds its matrix products (Williams et al.,
-"Roofline", CACM 2009). Attention comes after them, bounded likewise by reading the cache of every
+token for each sequence. Either bounds its matrix products (Williams et al., "Roofline", CACM 2009),
+and where both take about as long they hide each other only in part: the root of the sum of their
+squares is what served steps take. Attention comes after them, bounded by reading the cache of every
 sequence. A request also has its prompt computed once.
 """
 
+import math
 from dataclasses import dataclass
 
 from kvarn.planner.accelerators import Accelerator
@@ -25,17 +27,17 @@ class Rates:
 
     Attributes:
         weight_share: of its bandwidth, what matrices are read with.
-        step_share: of its operations, what the matrix products of a step reach.
         layer_seconds: a layer's other kernels, and the launches in a CUDA graph.
+        sequence_seconds: what each sequence adds: to schedule it, to sample and hand out its token.
     """
 
-    weight_share: float = 0.76
-    step_share: float = 0.52
-    layer_seconds: float = 19e-6
+    weight_share: float = 0.765
+    layer_seconds: float = 16e-6
+    sequence_seconds: float = 6e-6
 
 
 COMPUTE_SHARE = 0.65
-"""Of the data sheet's operations, what long prompts are computed with."""
+"""Of the data sheet's operations, what matrix products and long prompts are computed with."""
 REDUCE_SECONDS = 15e-6
 """One of a layer's two all-reduces of a few tokens."""
 
@@ -63,20 +65,30 @@ class Roofline:
 
     def step_seconds(self, requests: int, length: int) -> float:
         """One step that adds a token to each of `requests` sequences of `length` tokens."""
-        launches = self.rates.layer_seconds + self.cache_format.layer_seconds
+        products = math.hypot(self.weight_seconds(requests), requests * self.token_seconds)
+        attention = self.attention_seconds(requests, length)
+        return self.launch_seconds + products + attention + requests * self.rates.sequence_seconds
+
+    @property
+    def launch_seconds(self) -> float:
+        """What a step takes whatever its batch."""
+        layer = self.rates.layer_seconds + self.cache_format.layer_seconds
         if self.accelerator.count > 1:
-            launches += 2 * REDUCE_SECONDS
-        products = self._product_seconds(requests)
-        attention = self._attention_seconds(requests, length)
-        return products + attention + self.shape.layers * launches
+            layer += 2 * REDUCE_SECONDS
+        return self.shape.layers * layer
 
-    def _product_seconds(self, requests: int) -> float:
-        device = self.accelerator
-        read = self._read_weights(requests) / (self.rates.weight_share * device.bandwidth_bytes)
-        flops = requests * self._weight_flops()
-        return max(read, flops / (self.rates.step_share * device.flops))
+    def weight_seconds(self, requests: int) -> float:
+        """Reading the weights for a step of `requests` tokens."""
+        bandwidth_bytes = self.rates.weight_share * self.accelerator.bandwidth_bytes
+        return self._read_weights(requests) / bandwidth_bytes
 
-    def _attention_seconds(self, requests: int, length: int) -> float:
+    @property
+    def token_seconds(self) -> float:
+        """Computing one token, attention aside."""
+        return self._weight_flops() / (COMPUTE_SHARE * self.accelerator.flops)
+
+    def attention_seconds(self, requests: int, length: int) -> float:
+        """Attention of a step to `requests` sequences of `length` tokens."""
         device = self.accelerator
         share = self.cache_format.bandwidth_share(device)
         states = self._state_bytes() / self.rates.weight_share

@@ -1,5 +1,6 @@
 """One simulated server, against what can be worked out by hand."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -13,13 +14,13 @@ from tests.autoscaler.builders import SERVER, STEP, request, serve
 def test_a_prompt_alone_takes_the_time_of_its_tokens() -> None:
     _, (job,) = serve([request(300)])
 
-    assert job.first_token_seconds == pytest.approx(0.001 + 0.3)
+    assert job.first_token_seconds == pytest.approx(0.001 + math.hypot(0.3, STEP.weights))
 
 
 def test_a_long_prompt_is_computed_in_chunks() -> None:
     _, (job,) = serve([request(1024)])
 
-    assert job.first_token_seconds == pytest.approx(2 * 0.001 + 1.024)
+    assert job.first_token_seconds == pytest.approx(2 * (0.001 + math.hypot(0.512, STEP.weights)))
 
 
 def test_decoding_takes_a_step_for_each_token_after_the_first() -> None:
@@ -50,12 +51,12 @@ def test_reading_a_cache_that_grows_takes_longer_with_each_step() -> None:
 
 
 def test_who_comes_while_a_step_is_planned_ahead_misses_the_next_one() -> None:
-    """It comes in a step that ends at 0.041: the one until 0.051 is planned, it is in the third."""
+    """It comes in a step that ends at 0.044: the one until 0.054 is planned, it is in the third."""
     _, (_, second) = serve(
         [request(10, 101), request(100, at=0.035)], replace(SERVER, plans_ahead=True)
     )
 
-    assert second.admitted == pytest.approx(0.051)
+    assert second.admitted == pytest.approx(0.001 + math.hypot(0.010, STEP.weights) + 0.040)
 
 
 def test_who_comes_to_an_idle_server_is_admitted_at_once_though_it_plans_ahead() -> None:

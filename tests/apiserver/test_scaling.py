@@ -47,6 +47,17 @@ async def serve(world: World, resource: Resource, *addresses: str, **spec: Any) 
     await world.roll_out(ready=len(addresses))
 
 
+async def grown(world: World) -> dict[str, Any]:
+    """The status once it tells of the second server, which is written after the size."""
+    await world.until_size(2)
+
+    async def told() -> dict[str, Any]:
+        status: dict[str, Any] = (await world.get("kvd"))["status"]
+        return status if status.get("lastScale") else {}
+
+    return await until(told)
+
+
 async def test_waiting_requests_make_it_grow(
     scaled: World, resource: Resource, vllm: Servers
 ) -> None:
@@ -54,8 +65,7 @@ async def test_waiting_requests_make_it_grow(
 
     await serve(scaled, resource, ONE, autoscaling=QUICK, batching={"maxSequences": 64})
 
-    await scaled.until_size(2)
-    status = (await scaled.get("kvd"))["status"]
+    status = await grown(scaled)
     assert status["desiredReplicas"] == 2
     assert status["lastScale"]["reason"] == "RequestsWaiting"
     assert status["pressure"]["limitedBy"] == "waiting"
@@ -88,8 +98,7 @@ async def test_a_restart_under_load_keeps_the_size_and_what_was_learnt(
     bounds = {"minReplicas": 1, "maxReplicas": 3}
     with operator(world.namespace, config):
         await serve(world, resource, ONE, autoscaling=bounds, batching={"maxSequences": 64})
-        await world.until_size(2)
-    before = (await world.get("kvd"))["status"]["checkpoint"]
+        before = (await grown(world))["checkpoint"]
     vllm.loads |= {ONE: Load(running=40, usage=0.5), TWO: Load(running=40, usage=0.5)}
 
     with operator(world.namespace, config):

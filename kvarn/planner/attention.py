@@ -54,8 +54,8 @@ def _kv_heads(view: ConfigView, queries: int) -> int:
     if view.flag("multi_query_attention"):
         return view.integer("multi_query_group_num")
     for block in layers.blocks(view):
-        if group := block.get("attention", {}).get("n_heads_in_group"):
-            return queries // int(group)
+        if group := block.part("attention").count("n_heads_in_group"):
+            return max(queries // group, 1)
     return view.integer("num_key_value_heads", "num_kv_heads", default=queries)
 
 
@@ -97,7 +97,7 @@ def _indexes(view: ConfigView, mixers: tuple[str, ...]) -> tuple[LayerKind, ...]
         count = sum(kind == "full" for kind in kept) if kept else len(mixers)
         token_bytes = width + 4 * width // INDEX_BLOCK
         return (LayerKind(kind="index", layers=count, token_bytes=token_bytes),)
-    sparse = ConfigView(view.mapping("sparse_attention_config"))
+    sparse = view.part("sparse_attention_config")
     if count := sum(map(bool, sparse.sequence("sparse_attention_freq"))):
         width = sparse.integer("sparse_index_dim")
         return (LayerKind(kind="index", layers=count, token_bytes=2 * width),)
@@ -131,7 +131,7 @@ def recurrence(view: ConfigView, mixer: str) -> Recurrence:
     if mixer == layers.MAMBA:
         return _mamba(view)
     if mixer == layers.KIMI:
-        return _kimi(ConfigView(view.mapping("linear_attn_config")))
+        return _kimi(view.part("linear_attn_config"))
     keys = view.integer("linear_num_key_heads") * view.integer("linear_key_head_dim")
     values = view.integer("linear_num_value_heads") * view.integer("linear_value_head_dim")
     return Recurrence(

@@ -104,6 +104,10 @@ class ConfigView:
         found = (self._config.get(key) for key in keys)
         return next((value for value in found if isinstance(value, dict)), {})
 
+    def part(self, key: str) -> "ConfigView":
+        """The object under `key`, an empty one where there is none."""
+        return ConfigView(self.mapping(key))
+
     def sequence(self, key: str) -> tuple[Any, ...]:
         """The list under `key`; empty when there is none."""
         value = self._config.get(key)

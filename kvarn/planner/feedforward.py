@@ -84,8 +84,8 @@ def _searched(view: ConfigView) -> Iterator[Feedforward]:
     """Widths of a searched architecture: a multiple of the hidden size, rounded up to 256."""
     hidden = view.integer("hidden_size")
     for block in layers.blocks(view):
-        if factor := block.get("ffn", {}).get("ffn_mult"):
-            width = int(2 * float(factor) * hidden / 3)
+        if factor := block.part("ffn").number("ffn_mult", default=0.0):
+            width = int(2 * factor * hidden / 3)
             yield Feedforward(layers=1, dense=-(-width // 256) * 256)
 
 

@@ -1,7 +1,6 @@
 """Which mixer each layer has: attention of some reach, latent attention, or a recurrence."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from kvarn.planner.config_file import ConfigView
 from kvarn.planner.errors import ShapeError
@@ -87,7 +86,7 @@ def _by_name(view: ConfigView) -> tuple[str, ...]:
 
 def _by_number(view: ConfigView) -> tuple[str, ...]:
     """Kimi's list of recurrent layers, counted from 1; MiMo's list of windows."""
-    linear = ConfigView(view.mapping("linear_attn_config"))
+    linear = view.part("linear_attn_config")
     if recurrent := linear.sequence("kda_layers"):
         count = _count(view)
         return tuple(KIMI if layer + 1 in recurrent else FULL for layer in range(count))
@@ -97,14 +96,13 @@ def _by_number(view: ConfigView) -> tuple[str, ...]:
 
 def _by_block(view: ConfigView) -> tuple[str, ...]:
     """Searched architectures (Nemotron-NAS), some of whose layers have lost their attention."""
-    return tuple(
-        NONE if block.get("attention", {}).get("no_op") else FULL for block in blocks(view)
-    )
+    return tuple(NONE if block.part("attention").flag("no_op") else FULL for block in blocks(view))
 
 
-def blocks(view: ConfigView) -> tuple[dict[str, Any], ...]:
+def blocks(view: ConfigView) -> tuple[ConfigView, ...]:
     """What a searched architecture says of each layer; empty for all others."""
-    return tuple(block for block in view.sequence("block_configs") if isinstance(block, dict))
+    stated = view.sequence("block_configs")
+    return tuple(ConfigView(block) for block in stated if isinstance(block, dict))
 
 
 def _nope(view: ConfigView, count: int) -> Iterator[str]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,6 +58,17 @@ def test_one_broken_value_gives_a_shape_or_a_sentence(
     place: tuple[str, tuple[Any, ...]], junk: Any
 ) -> None:
     assert outcome(with_junk(*place, junk)).endswith(".")
+
+
+@pytest.mark.parametrize("junk", JUNK)
+@pytest.mark.parametrize("path", [("attention",), ("attention", "n_heads_in_group"), ("ffn",)])
+def test_a_broken_block_of_a_searched_model_gives_a_shape_or_a_sentence(
+    path: tuple[str, ...], junk: Any
+) -> None:
+    place = ("block_configs", 0, *path)
+    config = with_junk("nvidia__Llama-3_3-Nemotron-Super-49B-v1", place, junk)
+
+    assert outcome(config).endswith(".")
 
 
 def test_a_list_shorter_than_the_layers_is_named() -> None:

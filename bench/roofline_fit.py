@@ -107,7 +107,9 @@ def fitted(measured: Sequence[Step], start: Constants) -> Constants:
     unknowns = np.array([_unknown(name, start[name]) for name in names])
     for _ in range(ROUNDS):
         errors = _errors(measured, names, unknowns)
-        slopes = np.stack([_slope(measured, names, unknowns, i) for i in range(len(names))], axis=1)
+        widths = 1e-4 * np.maximum(np.abs(unknowns), 1e-3)
+        beside = [_errors(measured, names, unknowns + step) for step in np.diag(widths)]
+        slopes = (np.stack(beside, axis=1) - errors[:, None]) / widths
         unknowns = unknowns - np.linalg.lstsq(slopes, errors, rcond=None)[0]
     return _named(names, unknowns)
 
@@ -129,25 +131,14 @@ def _errors(measured: Sequence[Step], names: Sequence[str], unknowns: np.ndarray
     return np.array([step.error(constants) for step in measured])
 
 
-def _slope(
-    measured: Sequence[Step], names: Sequence[str], unknowns: np.ndarray, index: int
-) -> np.ndarray:
-    """Change of the errors with one unknown."""
-    width = 1e-4 * max(abs(unknowns[index]), 1e-3)
-    beside = unknowns + width * (np.arange(len(names)) == index)
-    change = _errors(measured, names, beside) - _errors(measured, names, unknowns)
-    slope: np.ndarray = change / width
-    return slope
-
-
 def summary(measured: Sequence[Step], constants: Constants) -> dict[str, Any]:
     """How large the relative errors are, and whose is the largest."""
     errors = [step.error(constants) for step in measured]
-    worst = max(measured, key=lambda step: abs(step.error(constants)))
+    error, worst = max(zip(errors, measured, strict=True), key=lambda each: abs(each[0]))
     return {
         "median": median(map(abs, errors)),
         "rms": float(np.sqrt(np.mean(np.square(errors)))),
-        "worst": worst.error(constants),
+        "worst": error,
         "worst_step": f"{worst.model} {worst.cache_format.name} "
         f"{worst.sequences}x{worst.length - STEPS // 2}",
     }

@@ -107,9 +107,10 @@ class Record:
 
     def _enter(self, environment: dict[str, Any]) -> None:
         for name in SAME:
-            if self.environment and self.environment[name] != environment[name]:
+            held = self.environment.get(name, "unknown")  # an old record does not name its host
+            if self.environment and held != environment[name]:
                 raise Refusal(
-                    f"The record holds figures of {name} {self.environment[name]}, and this is "
+                    f"The record holds figures of {name} {held}, and this is "
                     f"{environment[name]}; write to another file with --json."
                 )
         self.environment = environment

@@ -193,6 +193,14 @@ def test_figures_of_another_device_do_not_join(other: dict[str, str]) -> None:
         record.add(record.runs[0], {"kind": "environment", **ENVIRONMENT, **other})
 
 
+def test_figures_do_not_join_those_of_an_unknown_host() -> None:
+    record = recorded(auto=(20.0, 1000))
+    del record.environment["host"]
+
+    with pytest.raises(Refusal, match="host unknown"):
+        record.add(record.runs[0], {"kind": "environment", **ENVIRONMENT})
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"runs": 1}'])
 def test_what_is_no_record_is_not_written_over(tmp_path: Path, text: str) -> None:
     (path := tmp_path / "notes.json").write_text(text)

@@ -66,7 +66,7 @@ class Variant:
 
     @property
     def _is_arithmetic_bound(self) -> bool:
-        """Whether arithmetic binds: 3-bit keys, which take twice as many instructions to unpack."""
+        """Whether arithmetic binds: 3-bit keys take long to unpack, in tiles of 128 channels."""
         return self.layout.format.key_bits == 3 and self.layout.head_dim == 128
 
     @property

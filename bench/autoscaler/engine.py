@@ -82,16 +82,14 @@ class Engine:
     def used_tokens(self) -> int:
         """Tokens of cache in use; half of each sequence's last block is lost, and its tail."""
         server = self.server
-        batch = len(self.prefilling) + len(self.decoding)
-        lost = batch * (server.block_tokens // 2 + server.tail_tokens)
+        lost = self.running * (server.block_tokens // 2 + server.tail_tokens)
         used = self.held + self.prefixes.used_tokens + lost
         return min(used, server.cache_tokens)
 
     @property
     def outstanding(self) -> int:
         """Requests that it has."""
-        batch = len(self.prefilling) + len(self.decoding)
-        return batch + len(self.waiting) + len(self.arriving)
+        return self.running + len(self.waiting) + len(self.arriving)
 
     @property
     def backlog_seconds(self) -> float:

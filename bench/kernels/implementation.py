@@ -1,5 +1,6 @@
 """Which implementation of attention is measured."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -12,7 +13,7 @@ from kvarn.kernels.batch import LayerCache
 from kvarn.kernels.library import Prompts
 from kvarn.kernels.select import cuda_kernels
 from kvarn.kernels.triton.arguments import Attention, SingleTokens, Store
-from kvarn.kernels.triton.attention import attend
+from kvarn.kernels.triton.attention import attend, attend_and_store
 from kvarn.kernels.triton.step import Step
 
 Choice = Literal["auto", "triton", "cuda"]
@@ -32,11 +33,13 @@ class Implementation:
     """Attention of ours.
 
     Attributes:
-        attend: does it.
+        work: does all that a layer does in a step, as in the engine.
+        attend: does attention alone.
         single_tokens: what does it in CUDA C++ for sequences of one new token; None without.
         store: what stores complete tiles in CUDA C++; None without.
     """
 
+    work: Callable[..., None]
     attend: Attend
     single_tokens: SingleTokens | None = None
     store: Store | None = None
@@ -47,7 +50,7 @@ class Implementation:
         return "cuda" if in_cuda else "triton"
 
 
-TRITON = Implementation(attend)
+TRITON = Implementation(attend_and_store, attend)
 
 
 def chosen(name: Choice) -> Implementation:
@@ -61,10 +64,12 @@ def chosen(name: Choice) -> Implementation:
     if name == "cuda" and kernels is None:
         raise click.ClickException("the CUDA kernels do not run here; use --kernels triton")
     single_tokens = kernels.attend_single_tokens if kernels else None
+    store = kernels.store_tiles if kernels else None
     return Implementation(
-        partial(attend, single_tokens=single_tokens, prompts=prompts),
-        single_tokens,
-        store=kernels.store_tiles if kernels else None,
+        work=partial(attend_and_store, store=store, single_tokens=single_tokens, prompts=prompts),
+        attend=partial(attend, single_tokens=single_tokens, prompts=prompts),
+        single_tokens=single_tokens,
+        store=store,
     )
 
 

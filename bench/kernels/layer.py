@@ -1,6 +1,7 @@
 """One layer's step over random tiles in one of our formats, and what it should give."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -98,44 +99,39 @@ class Layer:
 
     def attend(self, cut: Cut | None = None) -> Calls:
         """Calls of attention alone."""
-
-        def call(step: Step) -> Callable[[], object]:
-            return lambda: self._implementation.attend(step, self.cache, self.attention, cut=cut)
-
-        return [call(step) for step in self.steps]
+        return [partial(self.attend_step, step, cut=cut) for step in self.steps]
 
     def store(self) -> Calls:
         """Calls that store complete tiles and write the tails."""
-
-        def call(step: Step) -> Callable[[], object]:
-            return lambda: self.store_step(step)
-
-        return [call(step) for step in self.steps]
+        return [partial(self._store, step) for step in self.steps]
 
     def whole(self) -> Calls:
-        """Calls of all that a layer does, in the order of the engine."""
+        """Calls of all that a layer does, as in the engine."""
+        return [partial(self.work, step) for step in self.steps]
 
-        def call(step: Step) -> Callable[[], object]:
-            return lambda: self._whole(step)
+    def attend_step(self, step: Step, *, cut: Cut | None = None) -> None:
+        """Attend a step's tokens, and do no more than comes with it."""
+        self._implementation.attend(step, self.cache, self.attention, cut=cut)
 
-        return [call(step) for step in self.steps]
+    def work(self, step: Step) -> None:
+        """Do all that a layer does in a step."""
+        asked = self.attention
+        self._implementation.work(
+            step,
+            self.cache,
+            query=asked.query,
+            keys=asked.keys,
+            values=asked.values,
+            scale=asked.scale,
+            out=asked.out,
+        )
 
-    def store_step(self, step: Step) -> None:
-        """Store what a step brings."""
-        self.store_tiles(step)
-        write_tails(step, self.cache, keys=self.attention.keys, values=self.attention.values)
-
-    def store_tiles(self, step: Step) -> None:
-        """Store the tiles that a step completes."""
+    def _store(self, step: Step) -> None:
         rows = {"keys": self.attention.keys, "values": self.attention.values}
         store = self._implementation.store
         if not (store and store(step, self.cache, **rows)):
             store_tiles(step, self.cache, **rows)
-
-    def _whole(self, step: Step) -> None:
-        self.store_tiles(step)
-        if not self._implementation.attend(step, self.cache, self.attention):
-            write_tails(step, self.cache, keys=self.attention.keys, values=self.attention.values)
+        write_tails(step, self.cache, **rows)
 
     def error(self) -> float:
         """Relative error of the whole step against float64, the output poisoned before."""

@@ -1,10 +1,11 @@
 """Points of the store: tiles and tails of a step, and their part of the layer's time.
 
 In decoding a sequence completes one tile in 128 steps. So a whole cycle of steps is timed, in which
-each sequence completes one, at a moment of its own.
+each sequence completes one, at a moment of its own: once with the store and once without, because
+the store runs while attention ends.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -19,7 +20,7 @@ from bench.kernels.shape import DEVICE, OPEN_TOKENS, Shape
 from kvarn.format.layout import FORMATS, TILE_TOKENS, TileFormat
 from kvarn.format.packing import decode
 from kvarn.format.reference import Tile, dequantise, quantise
-from kvarn.kernels.triton.step import prepare
+from kvarn.kernels.triton.step import Step, prepare
 
 
 def measure(
@@ -29,10 +30,9 @@ def measure(
     for name in names:
         layer = Layer(shape, FORMATS[name], implementation)
         if shape.stage == "decode":
-            # Where attention is in CUDA C++, it writes the tails.
-            writes_tails = implementation.single_tokens is None
-            us = microseconds(cycle(layer, writes_tails=writes_tails))
-            whole = us + microseconds(layer.attend())
+            steps = cycle(layer)
+            whole = microseconds([partial(layer.work, step) for step in steps])
+            us = whole - microseconds([partial(layer.attend_step, step) for step in steps])
         else:
             us, whole = microseconds(layer.store()), microseconds(layer.whole())
         yield point(
@@ -60,18 +60,13 @@ def moved_bytes(layer: Layer) -> int:
     return rows * (layer.layout.tile_bytes // TILE_TOKENS + 3 * row_bytes)
 
 
-def cycle(layer: Layer, *, writes_tails: bool) -> list[Callable[[], object]]:
+def cycle(layer: Layer) -> list[Step]:
     """Steps that follow each other until every sequence has completed one tile."""
     batch = layer.steps[0].batch
     whole = (batch.lengths - 1) // TILE_TOKENS * TILE_TOKENS
     begin = torch.randint(0, TILE_TOKENS, whole.shape, device=DEVICE)
-
-    def call(index: int) -> Callable[[], object]:
-        lengths = (whole + (begin + index) % TILE_TOKENS + 1).int()
-        step = prepare(replace(batch, lengths=lengths))
-        return partial(layer.store_step if writes_tails else layer.store_tiles, step)
-
-    return [call(index) for index in range(TILE_TOKENS)]
+    lengths = [whole + (begin + index) % TILE_TOKENS + 1 for index in range(TILE_TOKENS)]
+    return [prepare(replace(batch, lengths=each.int())) for each in lengths]
 
 
 def small(shape: Shape) -> Shape:
@@ -92,7 +87,7 @@ def error(shape: Shape, tile_format: TileFormat, implementation: Implementation)
     """
     layer = Layer(shape, tile_format, implementation)
     raw = [torch.stack(layer.raw(index)) for index in range(len(shape.lengths))]
-    layer.store()[0]()
+    layer.whole()[0]()
     return max(_error(layer, index, rows) for index, rows in enumerate(raw))
 
 

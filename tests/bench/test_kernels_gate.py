@@ -7,7 +7,7 @@ import torch
 
 from bench.kernels import gate, store
 from bench.kernels.attention import RIVALS
-from bench.kernels.implementation import TRITON, Implementation
+from bench.kernels.implementation import TRITON
 from bench.kernels.layer import Layer
 from bench.kernels.shape import DEVICE, Shape, decode_shapes, prefill_shapes, store_shapes
 from kvarn.format.layout import FORMATS, TILE_TOKENS
@@ -41,25 +41,21 @@ def test_the_store_passes() -> None:
 def test_attention_of_other_tiles_does_not_pass() -> None:
     """Pages mixed up: the numbers look like attention, and are not this one."""
 
-    def attend(step, cache, attention, *, cut=None):  # type: ignore[no-untyped-def]
+    def work(step, cache, **asked):  # type: ignore[no-untyped-def]
         other = replace(step, batch=replace(step.batch, table=step.batch.table.flip(0)))
-        TRITON.attend(other, cache, attention, cut=cut)
+        TRITON.work(other, cache, **asked)
 
-    wrong = Layer(DECODE, K4V2, Implementation(attend)).error()
+    wrong = Layer(DECODE, K4V2, replace(TRITON, work=work)).error()
     assert wrong > gate.LIMITS["attention"]
 
 
 def test_results_that_are_not_written_do_not_pass() -> None:
-    silent = Implementation(lambda *_, **__: None)
+    silent = replace(TRITON, work=lambda *_, **__: None)
     assert not Layer(DECODE, K4V2, silent).error() < gate.LIMITS["attention"]
 
 
 def test_a_cycle_completes_a_tile_of_each_sequence() -> None:
-    layer = Layer(DECODE, K4V2, TRITON)
-    taken: list[torch.Tensor] = []
-    layer.store_step = lambda step: taken.append(step.batch.lengths)  # type: ignore[method-assign]
-    for call in store.cycle(layer, writes_tails=True):
-        call()
+    taken = [step.batch.lengths for step in store.cycle(Layer(DECODE, K4V2, TRITON))]
     closing = sum((lengths % TILE_TOKENS == 0).int() for lengths in taken)
     assert closing.tolist() == [1, 1, 1]
     assert all(bool((each > 0).all() and each.max() <= 512) for each in taken)

@@ -1,9 +1,12 @@
 """Segments of one token: their histories and own tiles in runs, then the runs joined."""
 
 import ctypes
+from collections.abc import Callable
+from functools import partial
 from math import e, log2
 
 from kvarn.kernels.batch import LayerCache
+from kvarn.kernels.cuda import store
 from kvarn.kernels.cuda.arguments import (
     Pages,
     Rows,
@@ -46,15 +49,19 @@ class _Arguments(ctypes.Structure):
     )
 
 
-def attend_single_tokens(step: Step, cache: LayerCache, attention: Attention) -> bool:
+def attend_single_tokens(
+    step: Step, cache: LayerCache, attention: Attention, *, stores: bool = False
+) -> bool:
     """Attention of the segments that have one token, if there is a program for it.
 
     Their tokens are kept in the tails as well.
 
     Args:
         step: the batch; its tensors are int32.
-        cache: the layer's pages, complete tiles stored.
+        cache: the layer's pages, earlier tiles stored.
         attention: what is asked.
+        stores: whether tiles that the step completes are stored as well, while attention ends. No
+            segment may then have more than one token.
 
     Returns:
         whether it was done; if not, nothing was.
@@ -65,8 +72,18 @@ def attend_single_tokens(step: Step, cache: LayerCache, attention: Attention) ->
         return False
     if not are_aligned(*rows, cache.tail, cache.packed):
         return False
-    launch(load(variant_for(cache, attention), query.device), step, cache, attention)
+    if stores and not store.takes(cache, attention.keys, attention.values):
+        return False
+    beside = partial(_store, step, cache, attention) if stores else None
+    program = load(variant_for(cache, attention), query.device)
+    launch(program, step, cache, attention, beside=beside)
     return True
+
+
+def _store(step: Step, cache: LayerCache, attention: Attention) -> None:
+    keys, values = attention.keys, attention.values
+    program = store.load(store.Variant(cache.layout, keys.dtype), keys.device)
+    store.launch(program, step, cache, keys=keys, values=values, faults=cache.faults, beside=True)
 
 
 def variant_for(cache: LayerCache, attention: Attention) -> Variant:
@@ -77,8 +94,18 @@ def variant_for(cache: LayerCache, attention: Attention) -> Variant:
     )
 
 
-def launch(program: Program, step: Step, cache: LayerCache, attention: Attention) -> None:
-    """Launch a program for as many segments at a time as there is room for results of."""
+def launch(
+    program: Program,
+    step: Step,
+    cache: LayerCache,
+    attention: Attention,
+    *,
+    beside: Callable[[], None] | None = None,
+) -> None:
+    """Launch a program for as many segments at a time as there is room for results of.
+
+    `beside` launches what runs while attention ends, and is done before tails change.
+    """
     heads = attention.keys.shape[1] * sharing(attention.group)
     memory = scratch(attention.query.device).partial()
     group = attention.query.shape[1] // heads
@@ -108,6 +135,8 @@ def launch(program: Program, step: Step, cache: LayerCache, attention: Attention
         arguments.segments = segments_of(step, cache, first=first, count=count)
         arguments.joiners = _joiners(program.blocks * program.partners, queries)
         program.attend(arguments)
+        if beside and not first:
+            beside()
         program.combine(arguments, -(-queries * arguments.joiners // JOIN_WARPS))
 
 

@@ -31,8 +31,9 @@ struct RowChunks {
   DEVICE int load(const Element* above, const Element* below) {
 #pragma unroll
     for (int i = 0; i < CHUNKS; i++) {
-      upper[i] = ((const uint2*)above)[4 * i];
-      lower[i] = ((const uint2*)below)[4 * i];
+      // Not from the L1: what it holds may be older than what another kernel has waited for.
+      upper[i] = __ldcg((const uint2*)above + 4 * i);
+      lower[i] = __ldcg((const uint2*)below + 4 * i);
     }
     u32 zeros[2] = {};  // or NaN, where something is not finite
 #pragma unroll

@@ -2,6 +2,9 @@
 //
 // A block stores the keys or the values of one tile and KV head: rows from before this step come
 // from the sequence's tail page, the others from the step's tokens.
+//
+// After attention of single tokens, which reads none of the tiles that the step completes, it begins
+// as soon as a multiprocessor has room, while others still attend.
 #include "quantise.cuh"
 #include "words.cuh"
 
@@ -10,6 +13,7 @@ struct Arguments {
   Pages tail, packed;
   Segments segments;
   u64* faults;  // or null
+  int beside;   // attention of the same step is the kernel before
 };
 
 // Offsets in a tile.
@@ -100,7 +104,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 store(const __grid_constant__ Arguments the) {
   DYNAMIC_SHARED(memory);
   Shared& shared = *(Shared*)memory;
-  await_last_kernel();
+  if (!the.beside) await_last_kernel();
   release_next_kernel();
   const int mine = blockIdx.x + lane_id() * gridDim.x;
   const Segment segment = the.segments.at(mine);
@@ -112,4 +116,6 @@ store(const __grid_constant__ Arguments the) {
     votes &= votes - 1;
     store_segment(the, shared, blockIdx.x + lane * gridDim.x, blockIdx.y / 2, blockIdx.y % 2);
   }
+  // Whoever waits for the end of this kernel waits for that of attention.
+  if (the.beside && blockIdx.x + blockIdx.y == 0) await_last_kernel();
 }

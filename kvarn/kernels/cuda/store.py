@@ -107,6 +107,7 @@ class _Arguments(ctypes.Structure):
         ("packed", Pages),
         ("segments", Segments),
         ("faults", ctypes.c_void_p),
+        ("beside", ctypes.c_int),
     )
 
 
@@ -157,13 +158,18 @@ def store_tiles(
     Returns:
         whether it was done; if not, nothing was.
     """
-    if not is_supported(cache.layout, keys.dtype, keys.device):
-        return False
-    if not are_aligned(keys, values, cache.tail, cache.packed):
+    if not takes(cache, keys, values):
         return False
     program = load(Variant(cache.layout, keys.dtype), keys.device)
     launch(program, step, cache, keys=keys, values=values, faults=faults)
     return True
+
+
+def takes(cache: LayerCache, keys: torch.Tensor, values: torch.Tensor) -> bool:
+    """Whether there is a program for them. Arguments are those of :func:`store_tiles`."""
+    return is_supported(cache.layout, keys.dtype, keys.device) and are_aligned(
+        keys, values, cache.tail, cache.packed
+    )
 
 
 @cache
@@ -200,8 +206,13 @@ def launch(
     keys: torch.Tensor,
     values: torch.Tensor,
     faults: torch.Tensor | None,
+    beside: bool = False,
 ) -> None:
-    """Launch a program. Arguments are those of :func:`store_tiles`."""
+    """Launch a program.
+
+    Arguments are those of :func:`store_tiles`, and `beside`: whether attention of the step's single
+    tokens was launched just before, so that both may run at the same time.
+    """
     heads = cache.packed.shape[1]
     arguments = _Arguments(
         keys=rows_of(keys),
@@ -210,6 +221,7 @@ def launch(
         packed=pages_of(cache.packed),
         segments=segments_of(step, cache, first=0, count=step.segments),
         faults=None if faults is None else faults.data_ptr(),
+        beside=beside,
     )
     program.store(arguments, (_blocks(step, heads), 2 * heads))
 

@@ -41,8 +41,9 @@ class Attention:
 Store = Callable[..., bool]
 """Takes what Triton's `store_tiles` takes and says that it did its work, or does nothing."""
 
-SingleTokens = Callable[[Step, LayerCache, Attention], bool]
-"""Attends the segments of one token, keeps those in the tails, and says so; or does nothing."""
+SingleTokens = Callable[..., bool]
+"""Takes a step, a layer's pages and its attention; attends the segments of one token, keeps those
+in the tails, and says so; or does nothing. With ``stores=True`` it stores complete tiles too."""
 
 
 class Rows(NamedTuple):

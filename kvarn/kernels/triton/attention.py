@@ -50,12 +50,16 @@ def attend_and_store(
         batch_invariant: make a query's result independent of what else is in the batch, bit for
             bit, and of the chunks in which its sequence came. Long prompts take longer.
         store: what stores complete tiles, where it can.
-        single_tokens: what attends segments of one token and keeps them in the tails, where it can.
+        single_tokens: what attends segments of one token and keeps them in the tails, where it can;
+            in a step that has no others it does all.
         prompts: what attends those of several tokens, where it can.
     """
     attention = Attention(
         query=query, keys=keys, values=values, out=out, scale=scale, soft_cap=soft_cap
     )
+    single = step.batch.most_new == 1
+    if single and single_tokens and single_tokens(step, cache, attention, stores=True):
+        return
     if not (store and store(step, cache, keys=keys, values=values, faults=cache.faults)):
         store_tiles(step, cache, keys=keys, values=values, faults=cache.faults)
     tails_are_written = attend(

@@ -5,6 +5,7 @@
 struct alignas(16) float4 { float x, y, z, w; };
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline int __popc(u32 x) { return __builtin_popcount(x); }
+inline uint2 __ldcg(const uint2* at) { return *at; }
 inline void atomicAdd(u64* sum, u64 x) { *sum += x; }
 
 inline float reciprocal(float x) { return 1.f / x; }

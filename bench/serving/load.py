@@ -3,7 +3,8 @@
 A steady load has sequences of every age. Where an answer takes minutes, none can be waited for: the
 first requests therefore begin at staggered ages, with the prompt and the part of the answer that is
 thought to be written presumed in the cache, and end one after the other. Each client asks again as
-soon as it is answered, a new prompt that is computed. Tokens are counted in a window.
+soon as it is answered, a new prompt that is computed. Tokens are counted in a window, of which the
+rates are those from the end of one request to the end of the last.
 
 Saturation is as many clients as the cache holds without preempting, by the share that the first of
 them take; half load is half as many, at ages drawn at random, so that requests come at random.
@@ -18,8 +19,8 @@ from itertools import count
 from typing import Any
 
 from bench.serving.engine import POLL_SECONDS, Engine, UnmeasuredError
-from bench.serving.meter import Window
-from bench.serving.scenario import ALIGNED_TOKENS, Workload
+from bench.serving.scenario import Workload
+from bench.serving.window import Window
 
 FULL = 0.95
 """Share of the cache that saturation takes, in the mean: ages that drift need the rest."""
@@ -27,6 +28,8 @@ PILOT = 0.4
 """Share of it that the first clients take, by a rough estimate."""
 SETTLE_SHARE = 0.2
 """Of a window, that passes before it opens."""
+ENOUGH_ENDED = 4
+"""Requests that end while a window is open, if it need not stay open twice as long for that."""
 FILL_SECONDS = 30.0
 """How long clients that join may wait for the engine to admit them."""
 GOLDEN = 0.6180339887498949
@@ -104,6 +107,10 @@ class Clients:
         await asyncio.sleep(SETTLE_SHARE * seconds)
         window = self._engine.meter.window = Window()
         await asyncio.sleep(seconds)
+        deadline = time.monotonic() + seconds
+        while window.finished < ENOUGH_ENDED and time.monotonic() < deadline:
+            self._check()
+            await asyncio.sleep(POLL_SECONDS)
         self._engine.meter.window = Window()
         self._check()
         if window.ended == window.began:
@@ -119,9 +126,8 @@ class Clients:
     async def _converse(self, age: float) -> None:
         workload = self._workload
         written = workload.input_tokens + int(age * workload.output_tokens)
-        known = max(written // ALIGNED_TOKENS, 1) * ALIGNED_TOKENS + 1  # the last is computed
-        (prompt,) = self._engine.prompts(1, known)
-        await self._engine.ask(prompt, max(workload.tokens - known, 1), presumed=True)
+        (prompt,) = self._engine.prompts(1, written)  # what is in its last block is computed
+        await self._engine.ask(prompt, workload.tokens - written, presumed=True)
         while True:
             (prompt,) = self._engine.prompts(1, workload.input_tokens)
             await self._engine.ask(prompt, workload.output_tokens)

@@ -21,8 +21,8 @@ METHOD = {
     "of prompts whose blocks were published without being computed.",
     "saturated": "As many clients as take 95 % of the cache, or max_num_seqs, each asking again "
     "when it is answered. The first requests begin at evenly spread ages, with prompt and answer "
-    "so far presumed in the cache; every later prompt is computed. Tokens are counted from the end "
-    "of a step to the end of another.",
+    "so far presumed in the cache; every later prompt is computed. Tokens are counted from the "
+    "end of a request to the end of another, or, where too few end, from that of a step.",
     "half_load": "Half as many clients, the first at random ages. Latencies are vLLM's own.",
 }
 Run = dict[str, Any]

@@ -41,6 +41,11 @@ class Cache:
         return self.root / "wheels"
 
     @property
+    def triton(self) -> Path:
+        """What Triton has compiled, as it keeps it: by source, options, GPU and release."""
+        return self.root / "triton"
+
+    @property
     def cluster(self) -> Path:
         """State of the running cluster; gone after `down`."""
         return self.root / "cluster"

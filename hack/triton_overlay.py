@@ -3,10 +3,12 @@
     python -m hack.triton_overlay          prints the folders, each of which belongs on PYTHONPATH
 
 vLLM 0.32 takes torch 2.13 and with it Triton 3.7, vLLM 0.33 torch 2.14 and Triton 3.8. Kernels are
-compiled by all of them, which needs no GPU and no more of torch than is installed.
+compiled by all of them, which needs no GPU and no more of torch than is installed. What they make
+is kept in the cache for a fortnight.
 """
 
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,6 +38,9 @@ RELEASES: Mapping[str, Wheels] = {
 }
 """By version."""
 
+KEPT_SECONDS = 14 * 24 * 3600
+"""How long compiled kernels are kept."""
+
 
 def overlay(cache: Cache, version: str) -> Path:
     """Return the folder from which Python imports a release of Triton, made first if need be.
@@ -57,9 +62,18 @@ def _leave_out_profilers(tree: Path) -> None:
     (package / "_C" / "libproton.so").unlink()
 
 
+def prune(cache: Cache, *, now: float) -> None:
+    """Remove what was compiled long ago: all kernels take 200 MB, and each change adds to them."""
+    if cache.triton.is_dir():
+        for kernel in cache.triton.iterdir():
+            if kernel.stat().st_mtime < now - KEPT_SECONDS:
+                shutil.rmtree(kernel)
+
+
 @click.command(help="Print the folders of the releases of Triton, made first if need be.")
 def main() -> None:
     """The command line."""
+    prune(caches.default(), now=time.time())
     for version in RELEASES:
         click.echo(overlay(caches.default(), version))
 

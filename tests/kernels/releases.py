@@ -19,7 +19,11 @@ def folder(release: str) -> str | None:
 
 
 def compile_with(folder: str | None) -> None:
-    """In a new process: let kernels be compiled, not interpreted, by the Triton in a folder."""
+    """In a new process: let kernels be compiled, not interpreted, by the Triton in a folder.
+
+    What it has compiled before, from the same source, is taken from the cache.
+    """
     os.environ.pop("TRITON_INTERPRET", None)
+    os.environ["TRITON_CACHE_DIR"] = str(cache.default().triton)
     if folder is not None:
         sys.path.insert(0, folder)

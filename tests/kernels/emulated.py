@@ -35,10 +35,14 @@ class Emulated:
         self.library.launch_combine(blocks, 1, 32 * JOIN_WARPS, ctypes.byref(arguments))
 
 
-@cache
 def emulated(variant: Variant, blocks: int) -> Emulated:
     """Compile a program."""
-    return Emulated(blocks, variant.partners, library("emulate.cpp", variant.constants))
+    return Emulated(blocks, variant.partners, _attention(variant))
+
+
+@cache
+def _attention(variant: Variant) -> ctypes.CDLL:
+    return library("emulate.cpp", variant.constants)
 
 
 def library(source: str, constants: Mapping[str, int | str]) -> ctypes.CDLL:

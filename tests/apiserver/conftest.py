@@ -1,5 +1,6 @@
 """An API server for the whole run, a namespace for each test, an operator where asked for."""
 
+import asyncio
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,8 +24,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An administrator's kubeconfig."""
+    """An administrator's kubeconfig of a server that knows the CRD."""
     with api_server(tmp_path_factory.mktemp("apiserver")) as path:
+        asyncio.run(World.of(path, namespace="default").install())
         yield path
 
 
@@ -34,16 +36,25 @@ async def world(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
     world = World.of(kubeconfig, namespace=next(NAMES))
     await world.create()
-    await world.install()
     return world
+
+
+@pytest.fixture(scope="session")
+def manifests(kubeconfig: Path) -> None:
+    """The operator's manifests, which no test changes."""
+    everywhere = World.of(kubeconfig, namespace="default")
+    asyncio.run(everywhere.kubectl("apply", SYSTEM, "-k", str(BASE)))
 
 
 @pytest.fixture
 async def as_operator(
-    world: World, kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World,
+    kubeconfig: Path,
+    manifests: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Install the manifests, and let what starts from here on be their service account."""
-    await world.kubectl("apply", SYSTEM, "-k", str(BASE))
+    """Let what starts from here on be the service account of the manifests."""
     token = await world.kubectl("create", "token", "kvarn-operator", SYSTEM)
     monkeypatch.setenv("KUBECONFIG", str(with_token(kubeconfig, token.strip(), tmp_path)))
 

@@ -58,17 +58,14 @@ async def test_the_service_account_may_do_all_that_the_operator_does(
         ("list", "namespaces"),
     ],
 )
-async def test_it_may_not_take_over(world: World, verb: str, kind: str) -> None:
-    await world.kubectl("apply", SYSTEM, "-k", str(BASE))
-
+async def test_it_may_not_take_over(world: World, manifests: None, verb: str, kind: str) -> None:
     account = "system:serviceaccount:kvarn-system:kvarn-operator"
     answer = await world.kubectl("auth", "can-i", verb, kind, f"--as={account}", check=False)
 
     assert answer.strip() == "no"
 
 
-async def test_the_namespace_admits_the_operators_own_pod(world: World) -> None:
-    await world.kubectl("apply", SYSTEM, "-k", str(BASE))
+async def test_the_namespace_admits_the_operators_own_pod(world: World, manifests: None) -> None:
     document = yaml.safe_load((BASE / "deployment.yaml").read_text())
     metadata = {"name": "operator", "namespace": "kvarn-system"}
     spec = document["spec"]["template"]["spec"]

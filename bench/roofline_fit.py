@@ -1,9 +1,10 @@
 """The roofline's constants, read off served steps: `python -m bench.roofline_fit [FILE] [--json]`.
 
 FILE is a record of `bench.serving`. Prints the constants of `kvarn.planner` as they stand beside
-those that make the steps' relative errors least, and how large the errors are with either. It
-changes nothing. A step is nearly linear in the reciprocals of the shares and in the seconds, so
-that a few rounds of least squares find them.
+those that make the steps' absolute relative errors least, and how large the errors are with either.
+It changes nothing. A step is nearly linear in the reciprocals of the shares and in the seconds, so
+that a few rounds of weighted least squares find them. Squares alone would follow the odd step that
+the engine's process, not the GPU, was slow with.
 """
 
 import json
@@ -26,7 +27,9 @@ from kvarn.planner import FORMATS, Accelerator, ModelShape, read_shape
 from kvarn.planner.formats import CacheFormat
 from kvarn.planner.roofline import Rates, Roofline
 
-ROUNDS = 8
+ROUNDS = 30
+SURE = 0.01
+"""Relative errors up to this have the same weight."""
 CLASSES = ("bf16", "fp8", "tiles")
 """Cache formats that have constants of their own; those of tiles share theirs."""
 
@@ -102,7 +105,7 @@ def standing(device: Accelerator) -> Constants:
 
 
 def fitted(measured: Sequence[Step], start: Constants) -> Constants:
-    """The constants that make the sum of squared relative errors least, from a start on."""
+    """The constants that make the sum of absolute relative errors least, from a start on."""
     names = list(start)
     unknowns = np.array([_unknown(name, start[name]) for name in names])
     for _ in range(ROUNDS):
@@ -110,7 +113,9 @@ def fitted(measured: Sequence[Step], start: Constants) -> Constants:
         widths = 1e-4 * np.maximum(np.abs(unknowns), 1e-3)
         beside = [_errors(measured, names, unknowns + step) for step in np.diag(widths)]
         slopes = (np.stack(beside, axis=1) - errors[:, None]) / widths
-        unknowns = unknowns - np.linalg.lstsq(slopes, errors, rcond=None)[0]
+        weights = np.maximum(np.abs(errors), SURE) ** -0.5
+        change, *_ = np.linalg.lstsq(slopes * weights[:, None], errors * weights, rcond=None)
+        unknowns = unknowns - change
     return _named(names, unknowns)
 
 

@@ -85,9 +85,9 @@ def _workload(
     full, half = measured["saturated"], measured["half_load"]
     made = serving.saturated(server, workload, clients=full["clients"], seconds=seconds)
     output, prompt = full["output_tokens_per_second"], full["prompt_tokens_per_second"]
-    yield "saturated: output, tokens/s", Figure(name, output, made.output_rate)
+    yield "saturated: output, tokens/s", Figure(name, output, made.rates.output)
     if prompt:
-        yield "saturated: prompts, tokens/s", Figure(name, prompt, made.prompt_rate)
+        yield "saturated: prompts, tokens/s", Figure(name, prompt, made.rates.prompts)
     yield "saturated: cache in use", Figure(name, full["cache_usage"], made.usage)
     made = serving.half_load(server, workload, clients=half["clients"], seconds=seconds)
     gaps, firsts = half["inter_token_ms"], half["first_token_ms"]

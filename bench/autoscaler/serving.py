@@ -10,10 +10,9 @@ from bench.autoscaler.engine import Engine
 from bench.autoscaler.requests import Job, Request
 from bench.autoscaler.roofline import Server
 from bench.autoscaler.summary import bucket_quantile, quantile
-from bench.serving.scenario import ALIGNED_TOKENS, STEPS, Cell, Workload
+from bench.serving.scenario import ENOUGH_ENDED, SETTLE_SHARE, STEPS, Cell, Workload
+from bench.serving.window import Rates
 
-SETTLE_SHARE = 0.2
-"""Of a window, that passes before it opens."""
 LEAST_SECONDS = 1e-9
 """To advance an engine by leads to the end of its next step."""
 
@@ -47,16 +46,16 @@ def _begun(server: Server, jobs: Iterable[Job]) -> Engine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """What was seen while a load lasted, in seconds and tokens a second.
+    """What was seen while a load lasted.
 
     Attributes:
+        rates: of tokens.
         usage: share of the cache after each step, in the mean.
         ttft: times to first tokens, in order.
         gaps: between tokens, by `bench.autoscaler.engine.BUCKETS`.
     """
 
-    output_rate: float
-    prompt_rate: float
+    rates: Rates
     usage: float
     ttft: tuple[float, ...]
     gaps: Counter[int]
@@ -85,14 +84,15 @@ def _watched(server: Server, workload: Workload, ages: Iterable[float], seconds:
     load = Load(server, workload, ages)
     load.go_on(SETTLE_SHARE * seconds)
     engine, began = load.engine, load.engine.now
-    before, gaps = replace(engine.totals), Counter(engine.latencies)
+    gaps, enough = Counter(engine.latencies), engine.totals.finished + ENOUGH_ENDED
     load.used.clear()
+    load.rates = Rates()
     load.go_on(began + seconds)
-    totals, lasted = engine.totals, engine.now - began
+    while engine.totals.finished < enough and engine.now < began + 2 * seconds:
+        load.go_on(engine.now + LEAST_SECONDS)
     firsts = [job for job in load.jobs if began < job.first_token <= engine.now]
     return Window(
-        output_rate=(totals.generated_tokens - before.generated_tokens) / lasted,
-        prompt_rate=(totals.computed_tokens - before.computed_tokens) / lasted,
+        rates=load.rates,
         usage=fmean(load.used) / server.cache_tokens,
         ttft=tuple(sorted(job.first_token_seconds for job in firsts)),
         gaps=engine.latencies - gaps,
@@ -105,22 +105,31 @@ class Load:
     Attributes:
         jobs: all that was asked.
         used: tokens of the cache in use, after each step.
+        rates: of tokens; put fresh ones here to count from now on.
     """
 
     def __init__(self, server: Server, workload: Workload, ages: Iterable[float]) -> None:
         self._workload = workload
         self.used: list[int] = []
-        self.jobs = [_aged(workload, age) for age in ages]
+        self.rates = Rates()
+        self.jobs = [_aged(workload, age, server.block_tokens) for age in ages]
         self.engine = _begun(server, self.jobs)
         self._unanswered = list(self.jobs)
 
     def go_on(self, until: float) -> None:
         """Serve step by step, for whoever is answered asks again at once."""
         while self.engine.now < until:
-            answered = self.engine.totals.finished
+            before, totals = replace(self.engine.totals), self.engine.totals
             self.engine.advance(self.engine.now + LEAST_SECONDS)
             self.used.append(self.engine.used_tokens)
-            if self.engine.totals.finished > answered:
+            answered = totals.finished - before.finished
+            self.rates.add(
+                self.engine.now,
+                tokens=totals.generated_tokens - before.generated_tokens,
+                prompt_tokens=totals.computed_tokens - before.computed_tokens,
+                ended=answered,
+            )
+            if answered:
                 self._ask_again()
 
     def _ask_again(self) -> None:
@@ -135,17 +144,16 @@ class Load:
         self._unanswered = left + again
 
 
-def _aged(workload: Workload, age: float) -> Job:
+def _aged(workload: Workload, age: float, block_tokens: int) -> Job:
     """A request of which prompt and answer, as far as it is written, are in the cache."""
     written = workload.input_tokens + int(age * workload.output_tokens)
-    known = max(written // ALIGNED_TOKENS, 1) * ALIGNED_TOKENS + 1  # the last is computed
-    return _presumed(known, max(workload.tokens - known, 1))
+    return _presumed(written, workload.tokens - written, block_tokens)
 
 
-def _presumed(prompt: int, output: int) -> Job:
-    """A request whose prompt is in the cache, but for its last token."""
+def _presumed(prompt: int, output: int, block_tokens: int = 1) -> Job:
+    """A request whose prompt is in the cache, but for its last block."""
     job = _asked(prompt, output)
-    job.cached = prompt - 1
+    job.cached = (prompt - 1) // block_tokens * block_tokens
     return job
 
 

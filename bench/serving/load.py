@@ -19,17 +19,13 @@ from itertools import count
 from typing import Any
 
 from bench.serving.engine import POLL_SECONDS, Engine, UnmeasuredError
-from bench.serving.scenario import Workload
+from bench.serving.scenario import ENOUGH_ENDED, SETTLE_SHARE, Workload
 from bench.serving.window import Window
 
 FULL = 0.95
 """Share of the cache that saturation takes, in the mean: ages that drift need the rest."""
 PILOT = 0.4
 """Share of it that the first clients take, by a rough estimate."""
-SETTLE_SHARE = 0.2
-"""Of a window, that passes before it opens."""
-ENOUGH_ENDED = 4
-"""Requests that end while a window is open, if it need not stay open twice as long for that."""
 FILL_SECONDS = 30.0
 """How long clients that join may wait for the engine to admit them."""
 GOLDEN = 0.6180339887498949
@@ -113,7 +109,7 @@ class Clients:
             await asyncio.sleep(POLL_SECONDS)
         self._engine.meter.window = Window()
         self._check()
-        if window.ended == window.began:
+        if not window.rates.seconds:
             raise UnmeasuredError(f"no two steps ended in {seconds:.0f} s")
         return window
 

@@ -16,9 +16,9 @@ BURST_TIMES = {BASELINE: 2.5, "fp8": 1.8}
 
 METHOD = {
     "cells": "Milliseconds of a step are (t(129 tokens) - t(1 token)) / 128 of requests that all "
-    "wait when the engine begins and find their prompts in the cache, the best of two. `ms` of the "
-    "cell with `ms_presumed` is of prompts that were computed; the others, and `ms_presumed`, are "
-    "of prompts whose blocks were published without being computed.",
+    "wait when the engine begins and find their prompts in the cache, the best of up to four. `ms` "
+    "of the cell with `ms_presumed` is of prompts that were computed; all others, and "
+    "`ms_presumed`, are of prompts whose blocks were published without being computed.",
     "saturated": "As many clients as take 95 % of the cache, or max_num_seqs, each asking again "
     "when it is answered. The first requests begin at evenly spread ages, with prompt and answer "
     "so far presumed in the cache; every later prompt is computed. Tokens are counted from the "

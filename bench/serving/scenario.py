@@ -7,6 +7,10 @@ from typing import Any
 
 STEPS = 128
 """Steps of decoding that a cell's time is the mean of."""
+SETTLE_SHARE = 0.2
+"""Of a window, that passes before it opens."""
+ENOUGH_ENDED = 4
+"""Requests that end while a window is open, if it need not stay open twice as long for that."""
 ALIGNED_TOKENS = 128
 """A multiple of every format's block, to which prompts in the cache are cut."""
 

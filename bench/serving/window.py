@@ -11,17 +11,64 @@ if TYPE_CHECKING:
 
 
 class Moment(NamedTuple):
-    """The end of a step, and what was counted until then.
+    """The end of a step.
 
     Attributes:
-        at: seconds of Unix time.
-        tokens: that were generated.
-        prompt_tokens: that were computed, not found in the cache.
+        seconds: on any clock.
+        tokens: that were generated until then.
+        prompt_tokens: that were computed until then, not found in the cache.
     """
 
-    at: float
+    seconds: float
     tokens: int
     prompt_tokens: int
+
+
+class Rates:
+    """Tokens a second, from the end of the first request to that of the last.
+
+    A prompt that is computed follows on each end, so that as many prompts are counted as answers.
+    Where too few requests end to span half of the time, all steps count but the first, which had
+    begun before.
+    """
+
+    def __init__(self) -> None:
+        self._begin = self._now = Moment(0.0, 0, 0)
+        self._ends: tuple[Moment, Moment] | None = None
+
+    def add(self, seconds: float, *, tokens: int, prompt_tokens: int, ended: int) -> None:
+        """Count a step that was over at a time, and in which so many requests ended."""
+        if not self._now.seconds:
+            self._begin = self._now = Moment(seconds, 0, 0)
+            return
+        _, before, computed = self._now
+        self._now = Moment(seconds, before + tokens, computed + prompt_tokens)
+        if ended:
+            self._ends = (self._ends[0] if self._ends else self._now, self._now)
+
+    def _span(self) -> tuple[Moment, Moment]:
+        first, last = self._ends or (self._now, self._now)
+        if last.seconds - first.seconds > (self._now.seconds - self._begin.seconds) / 2:
+            return first, last
+        return self._begin, self._now
+
+    @property
+    def seconds(self) -> float:
+        """That are counted; 0 of less than two steps."""
+        first, last = self._span()
+        return last.seconds - first.seconds
+
+    @property
+    def output(self) -> float:
+        """Tokens generated a second."""
+        first, last = self._span()
+        return (last.tokens - first.tokens) / self.seconds if self.seconds else 0.0
+
+    @property
+    def prompts(self) -> float:
+        """Tokens of prompts computed a second."""
+        first, last = self._span()
+        return (last.prompt_tokens - first.prompt_tokens) / self.seconds if self.seconds else 0.0
 
 
 @dataclass
@@ -29,11 +76,7 @@ class Window:
     """Steps between two moments.
 
     Attributes:
-        began: when the first step reported, whose tokens are not counted, in seconds of Unix time.
-        ended: when the last one reported.
-        answers: the first and the last moment at which a request ended.
-        tokens: that were generated.
-        prompt_tokens: that were computed, not found in the cache.
+        rates: of tokens.
         first_token_seconds: from a request's arrival to its first token.
         gap_seconds: between two tokens of a request.
         finished: requests.
@@ -42,11 +85,7 @@ class Window:
         running: sequences, in each step.
     """
 
-    began: float = 0.0
-    ended: float = 0.0
-    answers: tuple[Moment, Moment] | None = None
-    tokens: int = 0
-    prompt_tokens: int = 0
+    rates: Rates = field(default_factory=Rates)
     first_token_seconds: list[float] = field(default_factory=list)
     gap_seconds: list[float] = field(default_factory=list)
     finished: int = 0
@@ -56,45 +95,23 @@ class Window:
 
     def add(self, step: "IterationStats") -> None:
         """Count a step."""
-        self.ended = step.iteration_timestamp
-        if not self.began:
-            self.began = self.ended
-            return
-        self.tokens += step.num_generation_tokens
-        self.prompt_tokens += step.prompt_token_stats.computed
+        self.rates.add(
+            step.iteration_timestamp,
+            tokens=step.num_generation_tokens,
+            prompt_tokens=step.prompt_token_stats.computed,
+            ended=len(step.finished_requests),
+        )
         self.first_token_seconds += step.time_to_first_tokens_iter
         self.gap_seconds += step.inter_token_latencies_iter
         self.finished += len(step.finished_requests)
         self.preemptions += step.num_preempted_reqs
-        if step.finished_requests:
-            now = self._now()
-            self.answers = (self.answers[0] if self.answers else now, now)
-
-    def _now(self) -> Moment:
-        return Moment(self.ended, self.tokens, self.prompt_tokens)
-
-    def _counted(self) -> tuple[Moment, Moment]:
-        """Between which moments rates are taken: as many requests end as begin between answers.
-
-        Where those are close together, or there are none, the whole window counts.
-        """
-        first, last = self.answers or (self._now(),) * 2
-        if last.at - first.at > (self.ended - self.began) / 2:
-            return first, last
-        return Moment(self.began, 0, 0), self._now()
 
     def report(self) -> dict[str, Any]:
         """Figures for the record."""
-        first, last = self._counted()
-        seconds = last.at - first.at
-
-        def rate(tokens: int) -> float:
-            return round(tokens / seconds, 1) if seconds else 0.0
-
         return {
-            "seconds": round(seconds, 2),
-            "output_tokens_per_second": rate(last.tokens - first.tokens),
-            "prompt_tokens_per_second": rate(last.prompt_tokens - first.prompt_tokens),
+            "seconds": round(self.rates.seconds, 2),
+            "output_tokens_per_second": round(self.rates.output, 1),
+            "prompt_tokens_per_second": round(self.rates.prompts, 1),
             "requests_finished": self.finished,
             "preemptions": self.preemptions,
             "running": round(fmean(self.running or [0]), 1),

@@ -22,7 +22,7 @@ from kvarn.planner.workload import Workload
 class Rates:
     """What steps of decoding reach of a data sheet.
 
-    Those of the defaults are fitted to the steps of three models on an H200
+    Those of the defaults are fitted to the steps of two models on an H200
     (`python -m bench.roofline_fit`), as are the shares and seconds of cache formats.
 
     Attributes:
@@ -31,9 +31,9 @@ class Rates:
         sequence_seconds: what each sequence adds: to schedule it, to sample and hand out its token.
     """
 
-    weight_share: float = 0.765
+    weight_share: float = 0.79
     layer_seconds: float = 16e-6
-    sequence_seconds: float = 6e-6
+    sequence_seconds: float = 4.4e-6
 
 
 COMPUTE_SHARE = 0.65

@@ -76,4 +76,4 @@ def test_a_presumed_prompt_costs_nothing_and_the_next_one_its_time() -> None:
 
     assert seen.ttft_quantile(0.5) == pytest.approx(0.001 + 0.256, rel=0.01)
     assert seen.gap_quantile(0.5) == pytest.approx(0.010, rel=0.05)
-    assert seen.prompt_rate == pytest.approx(256 / (0.257 + 0.99), rel=0.1)
+    assert seen.rates.prompts == pytest.approx(256 / (0.257 + 0.99), rel=0.1)

@@ -1,4 +1,4 @@
-"""One layer's work in a step, as if in the order of the contract: store, attend, write the tails."""
+"""A layer's work in a step, as if in the order of the contract: store, attend, write the tails."""
 
 import torch
 

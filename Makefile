@@ -10,6 +10,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 UV := $(VENV)/bin/uv
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+# Bytecode that is never kept costs each process seconds, and the tests start hundreds.
+unexport PYTHONDONTWRITEBYTECODE
 
 ##@ The two that matter
 
@@ -21,7 +23,7 @@ demo: setup ## Serve a model from a quantised cache on a real Kubernetes, scale 
 test: setup check served ## Every test: unit, real API server, real vLLM, end to end in the cluster
 	@$(STEP) "vLLM 0.33 for the CPU (cached)" $(PY) -m hack.vllm_overlay > /dev/null
 	@$(STEP) "Triton 3.7 and 3.8 (cached)" $(PY) -m hack.triton_overlay > /dev/null
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n 2 $(ARGS)
 
 # What every test in the cluster stands on.
 .PHONY: served

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.sharing import ALONE, group_of
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -42,3 +44,9 @@ def test_every_locked_package_has_a_hash(lock: Path) -> None:
     entries = lock.read_text().replace("\\\n", " ").splitlines()
     pinned = [line for line in entries if "==" in line and not line.startswith("#")]
     assert [line for line in pinned if "sha256:" not in line and "sys_platform" not in line] == []
+
+
+def test_tests_of_the_cluster_have_the_machine_to_themselves() -> None:
+    for path in tracked_files():
+        if path.match("tests/**/test_*.py") and "mark.cluster" in path.read_text():
+            assert group_of(path.relative_to(ROOT).as_posix()) == ALONE, path

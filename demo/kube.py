@@ -28,6 +28,7 @@ API_VERSIONS = {
     "ReplicaSet": "apps/v1",
     "Job": "batch/v1",
     "PodDisruptionBudget": "policy/v1",
+    "EndpointSlice": "discovery.k8s.io/v1",
 }
 """Of the kinds that are not `v1`."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from demo import install, model, objects, timings
+from demo import install, model, objects, timings, view
 from demo.cluster import Cluster, ensure_cluster, ensure_images
 from demo.findings import Findings
 from demo.kube import Kube
@@ -54,7 +54,19 @@ def mirror(kube: Kube) -> Iterator[Mirror]:
 
 @pytest.fixture
 def story(kube: Kube, mirror: Mirror) -> Story:
-    """The demo's acts on a resource that is as in the sample, and serves."""
+    """The demo's acts on a resource that is as in the sample, and serves through its Service."""
     story = Story(kube, mirror, Findings())
     story.serve()
+    mirror.until(lambda _: leads_to_a_server(kube), "a server behind the Service", seconds=30)
     return story
+
+
+def leads_to_a_server(kube: Kube) -> bool:
+    """Whether the Service has a ready endpoint: not at once after a change of its selector."""
+    of_service = f"kubernetes.io/service-name={view.NAME}"
+    slices = kube.list("EndpointSlice", namespace=objects.NAMESPACE, selector=of_service)
+    return any(
+        endpoint["conditions"].get("ready")
+        for found in slices
+        for endpoint in found.get("endpoints") or ()
+    )

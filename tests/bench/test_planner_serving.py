@@ -23,8 +23,8 @@ def test_three_models_have_the_cache_that_was_planned() -> None:
 
 
 DISTURBED = {("llama-3.1-8b", 256, 1024), ("llama-3.1-8b", 1, 32_768)}
-"""Cells in which `kvarn_k4v2_g128` took longer than `kvarn_k4v4_g128`, which reads more: the host was
-busy. On another machine the first took 12 % less."""
+"""Cells in which `kvarn_k4v2_g128` took longer than `kvarn_k4v4_g128`, which reads more: the host
+was busy. On another machine the first took 12 % less."""
 
 
 def test_auto_chooses_what_was_fastest() -> None:

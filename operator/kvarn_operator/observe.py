@@ -14,6 +14,8 @@ from kvarn_operator.api.status import Lesson
 COMPONENT_LABEL = "app.kubernetes.io/component"
 SERVER = "server"
 INSPECTION = "inspection"
+CONTAINERS = {SERVER: "server", INSPECTION: "inspect"}
+"""By component, the container that does the work: pods may have sidecars beside it."""
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 TEMPLATE_HASH = f"{GROUP}/template-hash"
 STARTING = frozenset({"", "ContainerCreating", "PodInitializing"})
@@ -107,13 +109,14 @@ class Pod:
         """A pod from the API server's JSON."""
         metadata, status = body["metadata"], body.get("status") or {}
         labels, notes = metadata.get("labels") or {}, metadata.get("annotations") or {}
-        container: Mapping[str, Any] = next(iter(status.get("containerStatuses") or ()), {})
+        component = labels.get(COMPONENT_LABEL, "")
+        container = _container(status, CONTAINERS.get(component, ""))
         conditions = {item["type"]: item for item in status.get("conditions") or ()}
         ready = conditions.get("Ready", {}).get("status") == "True"
         ended = _terminated(container)
         return cls(
             name=metadata["name"],
-            component=labels.get(COMPONENT_LABEL, ""),
+            component=component,
             job=labels.get("batch.kubernetes.io/job-name", ""),
             ip=status.get("podIP", ""),
             template_hash=notes.get(TEMPLATE_HASH, ""),
@@ -134,6 +137,12 @@ class Pod:
         if self.ready or self.deleting or self.unschedulable:
             return False
         return self.failure is None and self.waiting in STARTING
+
+
+def _container(status: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The status of one container; empty while there is none."""
+    statuses: Iterable[Mapping[str, Any]] = status.get("containerStatuses") or ()
+    return next((each for each in statuses if each["name"] == name), {})
 
 
 def _terminated(container: Mapping[str, Any]) -> Mapping[str, Any]:

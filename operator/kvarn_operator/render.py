@@ -5,7 +5,7 @@ Equal input gives equal bytes, whatever the operator's version: what changes her
 
 from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.config import Config
-from kvarn_operator.observe import SERVER, TEMPLATE_HASH, Manifest, digest
+from kvarn_operator.observe import CONTAINERS, SERVER, TEMPLATE_HASH, Manifest, digest
 from kvarn_operator.overlay import merge
 from kvarn_operator.planning import Planned, cpu_memory_bytes
 from kvarn_operator.pods import (
@@ -140,7 +140,7 @@ def _pod(target: KVarNDeployment, planned: Planned, config: Config) -> Manifest:
 def _container(target: KVarNDeployment, planned: Planned, config: Config) -> Manifest:
     source = Source.parse(target.spec.model.source)
     return {
-        "name": "server",
+        "name": CONTAINERS[SERVER],
         "image": image(target, config),
         "imagePullPolicy": target.spec.engine.image_pull_policy,
         "command": ["python3", "-m", "kvarn.engine.launcher"],

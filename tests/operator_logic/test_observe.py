@@ -13,6 +13,7 @@ def ended(message: str = "", *, code: int = 1, reason: str = "Error") -> list[di
     terminated = {"exitCode": code, "reason": reason, "message": message}
     return [
         {
+            "name": "server",
             "state": {"waiting": {"reason": "CrashLoopBackOff"}},
             "restartCount": 2,
             "lastState": {"terminated": terminated},
@@ -46,9 +47,32 @@ def test_a_pod_that_is_ready_again_has_no_failure() -> None:
 
 
 def test_a_container_that_ended_well_leaves_its_output() -> None:
-    statuses = [{"state": {"terminated": {"exitCode": 0, "message": "{}"}}}]
+    statuses = [{"name": "server", "state": {"terminated": {"exitCode": 0, "message": "{}"}}}]
 
     assert Pod.read(pod(ready=False, containerStatuses=statuses)).output == "{}"
+
+
+@pytest.mark.parametrize(
+    ("component", "container"), [("server", "server"), ("inspection", "inspect")]
+)
+def test_a_sidecar_does_not_speak_for_the_container_that_counts(
+    component: str, container: str
+) -> None:
+    """The kubelet sorts them by name."""
+    sidecar = {"name": "agent", "state": {"waiting": {"reason": "ImagePullBackOff"}}}
+    body = pod(ready=False, containerStatuses=[sidecar, ended()[0] | {"name": container}])
+    body["metadata"]["labels"]["app.kubernetes.io/component"] = component
+
+    read = Pod.read(body)
+
+    assert (read.waiting, read.restarts) == ("CrashLoopBackOff", 2)
+    assert read.failure is not None
+
+
+def test_of_a_pod_with_nothing_but_sidecars_no_container_is_read() -> None:
+    sidecar = {"name": "agent", "restartCount": 3, "state": {"running": {}}}
+
+    assert Pod.read(pod(ready=False, containerStatuses=[sidecar])).restarts == 0
 
 
 def test_a_pod_without_a_status_is_read_too() -> None:
@@ -66,9 +90,9 @@ NO_NODE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
     ("state", "loading"),
     [
         pytest.param({"ready": True}, False, id="ready"),
-        pytest.param({"containerStatuses": [{"state": WAITS}]}, True, id="being created"),
-        pytest.param({"containerStatuses": [{"state": {"running": {}}}]}, True, id="loading"),
-        pytest.param({"containerStatuses": [{"state": STUCK}]}, False, id="stuck"),
+        pytest.param({"containerStatuses": [{"name": "server", "state": WAITS}]}, True, id="being created"),
+        pytest.param({"containerStatuses": [{"name": "server", "state": {"running": {}}}]}, True, id="loading"),
+        pytest.param({"containerStatuses": [{"name": "server", "state": STUCK}]}, False, id="stuck"),
         pytest.param({"containerStatuses": ended()}, False, id="failing"),
         pytest.param({"conditions": [NO_NODE]}, False, id="on no node"),
     ],

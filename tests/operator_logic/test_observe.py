@@ -90,9 +90,17 @@ NO_NODE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
     ("state", "loading"),
     [
         pytest.param({"ready": True}, False, id="ready"),
-        pytest.param({"containerStatuses": [{"name": "server", "state": WAITS}]}, True, id="being created"),
-        pytest.param({"containerStatuses": [{"name": "server", "state": {"running": {}}}]}, True, id="loading"),
-        pytest.param({"containerStatuses": [{"name": "server", "state": STUCK}]}, False, id="stuck"),
+        pytest.param(
+            {"containerStatuses": [{"name": "server", "state": WAITS}]}, True, id="being created"
+        ),
+        pytest.param(
+            {"containerStatuses": [{"name": "server", "state": {"running": {}}}]},
+            True,
+            id="loading",
+        ),
+        pytest.param(
+            {"containerStatuses": [{"name": "server", "state": STUCK}]}, False, id="stuck"
+        ),
         pytest.param({"containerStatuses": ended()}, False, id="failing"),
         pytest.param({"conditions": [NO_NODE]}, False, id="on no node"),
     ],

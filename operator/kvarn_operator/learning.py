@@ -2,16 +2,16 @@
 
 A lesson belongs to a model, an accelerator, a release of vLLM and the flags that a person set: its
 key. It stands in the status of the resources that learned it, so it outlives the operator, and any
-resource with the same key plans by it. A plan keeps the lesson that it was made with until the spec
-changes: what is learned from a start that went well never rolls the pods that taught it.
+resource with the same key plans by it. A plan keeps the lesson that it was made with until what it
+was made from changes: what is learned from a start that went well never rolls the pods that taught
+it, nor does an edit of the spec that is not about the plan.
 """
 
 from collections.abc import Iterable
 from math import ceil
 
 from kvarn.planner import Correction, Plan
-from kvarn_operator.api import KVarNDeployment
-from kvarn_operator.api.status import Lesson
+from kvarn_operator.api.status import Lesson, Status
 from kvarn_operator.observe import Failure
 
 MEMORY_REASONS = frozenset({"InsufficientMemory", "ContextTooLong", "OutOfMemory"})
@@ -32,21 +32,21 @@ WORTH_SHARE = 0.005
 KEPT = 8
 
 
-def standing(target: KVarNDeployment, key: str, others: Iterable[Lesson]) -> Lesson:
+def standing(status: Status, *, key: str, basis: str, others: Iterable[Lesson]) -> Lesson:
     """The lesson to plan by.
 
     Args:
-        target: the resource; while its spec is as it was planned for, so is its lesson.
-        key: of the plan.
+        status: of the resource; while the plan there is made from the same, so is its lesson.
+        key: of the lesson.
+        basis: what the plan is made from.
         others: lessons of all resources.
     """
-    planned, status = target.status.plan, target.status
-    unchanged = status.observed_generation == target.metadata.generation
-    if planned and planned.lesson and planned.lesson.key == key and unchanged:
-        return planned.lesson
+    if (made := status.plan) and made.lesson and made.basis == basis:
+        return made.lesson
     known = [lesson for lesson in (*status.lessons, *others) if lesson.key == key]
     careful = max(known, key=lambda lesson: (lesson.points, lesson.bytes), default=None)
-    return careful or Lesson(key=key)
+    # What was tried for another plan does not count against this one.
+    return careful.model_copy(update={"retries": 0}) if careful else Lesson(key=key)
 
 
 def correction(lesson: Lesson) -> Correction:

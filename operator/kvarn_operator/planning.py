@@ -1,7 +1,7 @@
 """The seam to the planner: a resource's spec in, a plan or the reason why there is none out."""
 
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from kvarn import planner
 from kvarn_operator import learning
@@ -20,12 +20,14 @@ class Planned:
     Attributes:
         product: the nodes' ``nvidia.com/gpu.product`` that it is for; empty if any will do.
         lesson: what earlier starts taught.
+        basis: digest of what the plan was made from, the lesson apart.
     """
 
     plan: planner.Plan
     shape: planner.ModelShape
     product: str = ""
     lesson: Lesson
+    basis: str
 
     @property
     def accelerator(self) -> str:
@@ -86,7 +88,8 @@ def plan(
         product = _product(target, products)
         accelerator = _accelerator(spec, product)
         key = _lesson_key(spec, shape, accelerator)
-        known = lesson or learning.standing(target, key, lessons)
+        basis = _basis(spec, key)
+        known = lesson or learning.standing(target.status, key=key, basis=basis, others=lessons)
         result = planner.plan(
             shape,
             accelerator,
@@ -97,20 +100,30 @@ def plan(
         )
     except planner.PlannerError as error:
         return Unplanned(reason=error.reason, message=error.message)
-    return Planned(plan=result, shape=shape, product=product, lesson=known)
+    return Planned(plan=result, shape=shape, product=product, lesson=known, basis=basis)
 
 
 def _lesson_key(spec: Spec, shape: planner.ModelShape, accelerator: planner.Accelerator) -> str:
-    """What a lesson is about: model, accelerator, release of vLLM, and flags set by a person."""
+    """What a lesson is about: model, accelerator, release of vLLM, and flags set by a person.
+
+    The length of the context is none of it: the same memory holds longer requests or more of them.
+    """
+    limits = _limits(spec)
     return digest(
         [
             shape.to_dict(),
             [accelerator.product, accelerator.memory_bytes, accelerator.count],
             [planner.DEFAULT_VERSION, spec.engine.image],
             [spec.engine.args, spec.cache.format],
-            asdict(_limits(spec)),
+            [limits.max_sequences, limits.max_batched_tokens, limits.utilization_percent],
         ]
     )
+
+
+def _basis(spec: Spec, key: str) -> str:
+    """What a plan is made from: what its lesson is about, and the requests that are asked for."""
+    workload = spec.workload.model_dump() if spec.workload else None
+    return digest([key, workload, spec.context.max_tokens])
 
 
 def to_status(planned: Planned) -> PlanStatus:
@@ -126,6 +139,7 @@ def to_status(planned: Planned) -> PlanStatus:
         max_sequences=plan.max_sequences,
         max_batched_tokens=plan.max_batched_tokens,
         lesson=planned.lesson,
+        basis=planned.basis,
     )
 
 

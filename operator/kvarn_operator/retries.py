@@ -21,6 +21,8 @@ def plan(
     if failed is None or isinstance(outcome, Unplanned):
         return outcome
     pod, failure = failed
+    if (made := target.status.plan) and made.basis != outcome.basis:
+        return outcome  # what failed was started by another plan
     if outcome.lesson.template == pod.template_hash:
         return outcome  # this failure is in the account already
     lesson = learning.after_failure(outcome.lesson, outcome.plan, failure, pod.template_hash)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kvarn_operator import learning, planning, retries, status
+from kvarn_operator import learning, planning, render, retries, status
 from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.api.status import Lesson, Status
 from kvarn_operator.conditions import verdicts
@@ -14,7 +14,7 @@ from kvarn_operator.pressure import Fleet
 from kvarn_operator.readings import Reading
 from kvarn_operator.scene import Scene
 from kvarn_operator.scrape import Sample
-from tests.operator_logic.builders import NOW, gpu_target, planned, target
+from tests.operator_logic.builders import CONFIG, NOW, gpu_target, planned, target
 
 GIB = 1 << 30
 FULL = Failure(
@@ -42,6 +42,23 @@ def after(of: KVarNDeployment, outcome: Outcome) -> KVarNDeployment:
     scene = Scene(target=of, outcome=outcome, observed=Observed())
     new = status.build(scene, fleet=Fleet(), readings={}, now=NOW)
     return of.model_copy(update={"status": Status.model_validate(status.dump(new))})
+
+
+def taught(of: KVarNDeployment, *, share: float = 0.9) -> KVarNDeployment:
+    """The resource after a start whose cache held this share of what was planned."""
+    made = planned(of)
+    tokens = round(share * made.plan.cache_tokens)
+    lesson = learning.after_start(made.lesson, made.plan, cache_tokens=tokens, cache_bytes=0)
+    started = after(of, made)
+    update = {"lessons": [lesson]}
+    return started.model_copy(update={"status": started.status.model_copy(update=update)})
+
+
+def edited(of: KVarNDeployment, **spec: Any) -> KVarNDeployment:
+    """The resource after an edit of its spec."""
+    body = of.model_dump(by_alias=True, exclude_none=True)
+    body["metadata"]["generation"] += 1
+    return KVarNDeployment.model_validate(body | {"spec": body["spec"] | spec})
 
 
 def tight_target() -> KVarNDeployment:
@@ -138,18 +155,65 @@ def test_the_numbers_stand_in_a_condition() -> None:
 
 
 def test_a_good_start_teaches_without_rolling_its_own_pods() -> None:
-    of, made = gpu_target(), planned(gpu_target())
-    taught = learning.after_start(
-        made.lesson, made.plan, cache_tokens=made.plan.cache_tokens * 9 // 10, cache_bytes=0
-    )
-    of = after(of, made)
-    of = of.model_copy(update={"status": of.status.model_copy(update={"lessons": [taught]})})
+    assert again(taught(gpu_target()), Observed()) == planned(gpu_target())
 
-    assert again(of, Observed()) == made
-    changed = of.metadata.model_copy(update={"generation": 2})
-    rolled = again(of.model_copy(update={"metadata": changed}), Observed())
-    assert isinstance(rolled, Planned)
-    assert rolled.plan.cache_bytes == pytest.approx(0.9 * made.plan.cache_bytes, rel=0.01)
+
+@pytest.mark.parametrize(
+    "edit",
+    [{"replicas": 2}, {"autoscaling": {"maxReplicas": 4}}, {"drainSeconds": 60}],
+    ids=lambda edit: next(iter(edit)),
+)
+def test_an_edit_that_is_not_about_the_plan_keeps_it(edit: dict[str, Any]) -> None:
+    before = gpu_target(replicas=1)
+    made = planned(before)
+
+    assert again(edited(taught(before), **edit), Observed()) == made
+
+
+def test_a_change_of_size_rolls_no_pod() -> None:
+    before = tight_target()
+    of = edited(taught(before), replicas=2)
+    outcome = again(of, Observed())
+    assert isinstance(outcome, Planned)
+
+    assert render.template(of, outcome, CONFIG) == render.template(before, planned(before), CONFIG)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [{"context": {"maxTokens": 8192}}, {"workload": {"promptTokens": 9000}}],
+    ids=lambda edit: next(iter(edit)),
+)
+def test_an_edit_of_what_the_plan_is_made_from_plans_by_what_was_learned(
+    edit: dict[str, Any],
+) -> None:
+    before = gpu_target()
+
+    outcome = again(edited(taught(before, share=0.98), **edit), Observed())
+
+    assert isinstance(outcome, Planned)
+    lacked = 0.02 * planned(before).plan.cache_bytes
+    assert outcome.plan.line("learned") == pytest.approx(lacked, rel=0.01)
+
+
+def test_another_plan_is_not_blamed_for_the_failure_of_the_last() -> None:
+    of = edited(after(tight_target(), planned(tight_target())), context={"maxTokens": 2048})
+    failure = too_long(planned(tight_target()).plan, GIB // 4)
+
+    outcome = again(of, failing(template="t1", failure=failure))
+
+    assert outcome == planned(of)
+
+
+def test_another_plan_has_its_own_three_tries() -> None:
+    of, made = tight_target(), planned(tight_target())
+    lesson = made.lesson.model_copy(update={"bytes": GIB // 4, "retries": 3, "template": "t1"})
+    status = of.status.model_copy(update={"lessons": [lesson]})
+
+    outcome = again(edited(of.model_copy(update={"status": status}), replicas=2), Observed())
+
+    assert isinstance(outcome, Planned)
+    assert outcome.lesson == lesson.model_copy(update={"retries": 0})
 
 
 def test_other_resources_plan_by_a_lesson_with_their_key() -> None:

@@ -44,7 +44,7 @@ class Lesson(ApiModel):
     """What starts of one model on one accelerator with one set of flags have taught."""
 
     key: str = Field(max_length=64)
-    """Hash of the model's shape, the accelerator, the release of vLLM and the flags."""
+    """Hash of what it is about: the model's shape, the accelerator and what the servers run."""
     bytes: int = 0
     """What a device held beyond the account; negative if it held less."""
     points: int = 0
@@ -80,6 +80,8 @@ class Plan(ApiModel):
     """Most tokens that one step computes."""
     lesson: Lesson | None = None
     """What earlier starts taught, as far as it is in the account."""
+    basis: str = Field(default="", max_length=64)
+    """Hash of what the plan was made from; an edit that leaves it as it is changes no plan."""
 
 
 class Measured(ApiModel):

@@ -8,6 +8,7 @@ it, nor does an edit of the spec that is not about the plan.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from math import ceil
 
 from kvarn.planner import Correction, Plan
@@ -57,6 +58,30 @@ def correction(lesson: Lesson) -> Correction:
 def is_about_memory(failure: Failure) -> bool:
     """Whether a start failed for lack of memory."""
     return failure.reason in MEMORY_REASONS or failure.reason == KILLED
+
+
+def is_about_the_plan(failure: Failure, plan: Plan) -> bool:
+    """Whether a plan that takes less memory would have helped."""
+    return is_about_memory(failure) and (plan.accelerator.is_cpu or not is_about_the_pod(failure))
+
+
+def is_about_the_pod(failure: Failure) -> bool:
+    """Whether it was the pod's own memory: of a device, the launcher says how much was free."""
+    return failure.reason in {"OutOfMemory", KILLED} and "free_bytes" not in failure.numbers
+
+
+def explained(failure: Failure, *, on_cpu: bool) -> Failure:
+    """The failure, with what a person has to do where no plan can help.
+
+    On the CPU the pod's memory is the plan's; beside a device it is nobody's but the person's.
+    """
+    if on_cpu or not is_about_the_pod(failure):
+        return failure
+    remedy = (
+        "the pod's own memory was too small, not the device's: raise"
+        " engine.resources.limits.memory, or requests.memory where there is no limit."
+    )
+    return replace(failure, message=f"{failure.message.rstrip('.')}; {remedy}")
 
 
 def after_failure(lesson: Lesson, plan: Plan, failure: Failure, template: str) -> Lesson | None:

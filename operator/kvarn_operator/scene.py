@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from kvarn_operator import learning
 from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.api.status import InspectedModel, LastScale
 from kvarn_operator.autoscale import Decision
@@ -23,6 +24,7 @@ class Scene:
         told: the size that an outside autoscaler is told; None if it is refused a number.
         unowned: what keeps the autoscaler that the mode asks for from deciding.
         refused: the API server's words, if it refused a child.
+        unannotated: its words, if it refused to have a pod annotated.
         model: what is known of the model.
         last_scale: the latest change of size.
         capacities: tokens that the cache of each server of the present template holds.
@@ -36,6 +38,7 @@ class Scene:
     told: int | None = None
     unowned: str = ""
     refused: str = ""
+    unannotated: str = ""
     model: InspectedModel | None = None
     last_scale: LastScale | None = None
     capacities: Mapping[str, int] = field(default_factory=dict)
@@ -57,8 +60,16 @@ class Scene:
         present = self.deployment.template_hash if self.deployment else ""
         return tuple(pod for pod in self.observed.servers if pod.template_hash == present)
 
+    @property
+    def has_served(self) -> bool:
+        """Whether a server of the present plan has ever been ready."""
+        if self.target.status.measured is not None:
+            return True
+        return any(pod.ready for pod in self.present_servers)
+
     def failures(self) -> Iterator[tuple[Pod, Failure]]:
         """Servers of the present template that ended badly and have not come back."""
+        on_cpu = self.target.spec.accelerator.resource == "cpu"
         for pod in self.present_servers:
             if pod.failure is not None:
-                yield pod, pod.failure
+                yield pod, learning.explained(pod.failure, on_cpu=on_cpu)

@@ -37,10 +37,10 @@ def failing(*, template: str, failure: Failure) -> Observed:
     return Observed.of([deployment], [pod])
 
 
-def after(of: KVarNDeployment, outcome: Outcome) -> KVarNDeployment:
+def after(of: KVarNDeployment, outcome: Outcome, **readings: Reading) -> KVarNDeployment:
     """The resource with the status of a pass that ended so."""
     scene = Scene(target=of, outcome=outcome, observed=Observed())
-    new = status.build(scene, fleet=Fleet(), readings={}, now=NOW)
+    new = status.build(scene, fleet=Fleet(), readings=readings, now=NOW)
     return of.model_copy(update={"status": Status.model_validate(status.dump(new))})
 
 
@@ -144,6 +144,64 @@ def test_what_a_person_fixed_is_not_changed() -> None:
 
     assert isinstance(outcome, Unplanned)
     assert "lower context.maxTokens" in outcome.message
+
+
+KILLED = Failure(reason="OOMKilled", message="The container ended with status 137 (OOMKilled).")
+HOST_FULL = (
+    KILLED,
+    Failure(reason="OutOfMemory", message="The server was killed."),
+    Failure(reason="OutOfMemory", message="No.", numbers={"requested_bytes": 123456}),
+)
+
+
+@pytest.mark.parametrize("failure", HOST_FULL, ids=["kubelet", "signal", "allocation"])
+def test_a_pods_own_memory_is_raised_by_a_person_and_not_taken_from_the_device(
+    failure: Failure,
+) -> None:
+    of, observed = tight_target(), failing(template="t1", failure=failure)
+
+    outcome = again(of, observed)
+
+    assert outcome == planned(of)
+    said = dict(verdicts(Scene(target=of, outcome=outcome, observed=observed)))
+    assert (said["MemoryFits"].status, said["MemoryFits"].reason) == ("False", failure.reason)
+    assert "raise engine.resources.limits.memory" in said["MemoryFits"].message
+    assert said["Degraded"].message == said["MemoryFits"].message
+
+
+def test_a_device_that_is_full_does_not_hide_behind_a_killed_sibling() -> None:
+    pods = [
+        Pod(name=name, template_hash="t1", failure=failure)
+        for name, failure in (("a", KILLED), ("b", FULL))
+    ]
+    deployment = Child(kind="Deployment", name="demo", template_hash="t1")
+
+    outcome = again(gpu_target(), Observed.of([deployment], pods))
+
+    assert isinstance(outcome, Planned)
+    assert outcome.lesson.points == learning.LEAST_POINTS
+
+
+def test_a_plan_that_once_served_is_not_made_anew_for_all() -> None:
+    made = planned(gpu_target())
+    of = after(gpu_target(), made, a=reading(made.plan.cache_tokens))
+    observed = failing(template="t1", failure=FULL)
+
+    outcome = again(of, observed)
+
+    assert outcome == made
+    said = dict(verdicts(Scene(target=of, outcome=outcome, observed=observed)))
+    assert (said["Degraded"].status, said["Degraded"].reason) == ("True", "OutOfMemory")
+
+
+def test_a_server_that_is_ready_speaks_for_the_plan_before_it_is_measured() -> None:
+    of = gpu_target()
+    observed = failing(template="t1", failure=FULL)
+    ready = Pod(name="demo-2", template_hash="t1", ready=True)
+
+    outcome = again(of, Observed.of(observed.children.values(), [*observed.pods, ready]))
+
+    assert outcome == planned(of)
 
 
 def test_the_numbers_stand_in_a_condition() -> None:

@@ -10,8 +10,10 @@ from kvarn_operator.apply import Applied, Applier
 from kvarn_operator.autoscale import Change, Decision, History
 from kvarn_operator.autoscalers import KINDS, autoscaler
 from kvarn_operator.cluster import ClusterError, RefusedError
+from kvarn_operator.leaving import Notes
 from kvarn_operator.metrics_api.values import DEMAND, PRESSURE, TOKENS, Figures, Values
 from kvarn_operator.observe import DELETION_COST, Child, Manifest
+from kvarn_operator.planning import Unplanned
 from kvarn_operator.pressure import Fleet
 from kvarn_operator.readings import FRESH_INTERVALS, Reading
 from kvarn_operator.scene import Scene
@@ -60,12 +62,10 @@ class Actuator:
     values: Values
     poll_seconds: float
 
-    async def protect(self, scene: Scene) -> None:
+    async def protect(self, scene: Scene) -> Scene:
         """Keep node autoscalers off the pods that load or drain, and off no others."""
-        for pod, notes in leaving.protections(scene.target, scene.observed.pods).items():
-            await self.api.annotate_pod(
-                namespace=scene.target.metadata.namespace, name=pod, notes=notes
-            )
+        notes = leaving.protections(scene.target, scene.observed.pods)
+        return await self._annotate(scene, notes)
 
     async def hand_over(self, scene: Scene, *, applied: Applied, absent: set[str]) -> Scene:
         """Have the controller that the mode asks for, and none besides.
@@ -114,37 +114,41 @@ class Actuator:
             await self.api.delete(kind, namespace=meta.namespace, name=meta.name)
         return False
 
-    async def write(
-        self, scene: Scene, readings: Mapping[str, Reading], *, current: int, wanted: int
-    ) -> bool:
+    async def write(self, scene: Scene, *, current: int, wanted: int) -> bool:
         """Whether the size was written; not, if the stream was behind and `current` is past."""
         namespace, name = scene.target.metadata.namespace, scene.target.metadata.name
         live = await self.api.get("Deployment", namespace=namespace, name=name)
         if live is None or live["spec"].get("replicas", 1) != current:
             return False
-        if wanted < current:
-            await self.mark_victims(scene, readings)
         await self.api.scale(namespace=namespace, name=name, replicas=wanted)
         return True
 
-    async def mark_victims(self, scene: Scene, readings: Mapping[str, Reading]) -> None:
+    async def mark_victims(self, scene: Scene, readings: Mapping[str, Reading]) -> Scene:
         """Write what each pod has to lose, where it is not written already."""
         written = {pod.name: pod.deletion_cost for pod in scene.observed.servers}
         plan = scene.target.status.plan
         costs = leaving.deletion_costs(readings, planned_tokens=plan.cache_tokens if plan else 0)
-        for pod, cost in costs.items():
-            if pod in written and written[pod] != str(cost):
-                await self.api.annotate_pod(
-                    namespace=scene.target.metadata.namespace,
-                    name=pod,
-                    notes={DELETION_COST: str(cost)},
-                )
+        notes: dict[str, Notes] = {
+            pod: {DELETION_COST: str(cost)}
+            for pod, cost in costs.items()
+            if pod in written and written[pod] != str(cost)
+        }
+        return await self._annotate(scene, notes)
 
-    def publish(
-        self, scene: Scene, fleet: Fleet, decision: Decision | None, *, now: datetime
-    ) -> None:
+    async def _annotate(self, scene: Scene, notes: Mapping[str, Notes]) -> Scene:
+        """Write on pods; a policy that does not admit it must not keep the servers from scaling."""
+        for pod, wanted in notes.items():
+            try:
+                await self.api.annotate_pod(
+                    namespace=scene.target.metadata.namespace, name=pod, notes=wanted
+                )
+            except RefusedError as error:
+                scene = replace(scene, unannotated=f"{pod}: {error}")
+        return scene
+
+    def publish(self, scene: Scene, fleet: Fleet, *, now: datetime) -> None:
         """Tell outside autoscalers the demand; nothing where a number would be too low."""
-        meta = scene.target.metadata
+        meta, decision = scene.target.metadata, scene.decision
         numbers: dict[str, float] = {}
         if fleet.percent is not None and not fleet.stale:
             numbers[PRESSURE] = fleet.percent / 100
@@ -152,10 +156,17 @@ class Actuator:
         if decision is not None and scene.told is not None:
             numbers[DEMAND] = scene.told
         fresh = timedelta(seconds=FRESH_INTERVALS * self.poll_seconds + SLACK_SECONDS)
-        refusal = decision.message if decision else "No autoscaler is asked for."
+        refusal = decision.message if decision else _refusal(scene)
         figures = Figures(numbers=numbers, at=now, until=now + fresh, refusal=refusal)
         self.values.publish((meta.namespace, meta.name), figures)
-        metrics.tell_demand(meta.namespace, meta.name, numbers.get(DEMAND))
+        metrics.tell(meta.namespace, meta.name, numbers)
+
+
+def _refusal(scene: Scene) -> str:
+    """Why there is no decision to serve."""
+    if isinstance(scene.outcome, Unplanned):
+        return scene.outcome.message
+    return scene.refused or scene.unowned or "No autoscaler is asked for."
 
 
 def told(decision: Decision, *, current: int) -> int | None:

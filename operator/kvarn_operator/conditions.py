@@ -157,6 +157,8 @@ def _degraded(scene: Scene, rollout: Rollout) -> Verdict:
             return Verdict("True", pod.waiting, f"{pod.name} waits: {_STUCK[pod.waiting]}.")
     if rollout.blocked:
         return Verdict("True", "PodsRefused", rollout.blocked)
+    if scene.unannotated:
+        return Verdict("True", "AnnotationRefused", scene.unannotated)
     if unequal := _unequal(scene.capacities):
         return Verdict("True", "UnequalCapacity", unequal)
     return Verdict("False", "NoFailures", "No replica fails.")

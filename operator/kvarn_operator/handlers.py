@@ -243,6 +243,7 @@ class Driver:
         except ClusterError as error:
             metrics.PASSES.labels("error").inc()
             self.failures += 1
+            metrics.tell(*self.key, {})
             seconds = min(2.0**self.failures, LONGEST_RETRY_SECONDS)
             logger.warning(f"The pass failed and is tried again in {seconds:.0f} s: {error}")  # noqa: G004
         else:

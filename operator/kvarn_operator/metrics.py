@@ -1,5 +1,7 @@
 """The operator's own metrics."""
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 REGISTRY = CollectorRegistry()
@@ -30,13 +32,13 @@ SCRAPE_FAILURES = Counter(
 )
 PRESSURE = Gauge(
     "kvarn_pressure_ratio",
-    "Mean pressure on the ready replicas; 1 is a full replica.",
+    "Mean pressure on the ready replicas; 1 is a full replica. Absent if unknown.",
     ["namespace", "name"],
     registry=REGISTRY,
 )
 DEMAND = Gauge(
     "kvarn_demand_tokens",
-    "Demand on all ready replicas, in tokens of cache.",
+    "Demand on all ready replicas, in tokens of cache; absent if unknown.",
     ["namespace", "name"],
     registry=REGISTRY,
 )
@@ -60,17 +62,25 @@ SCALINGS = Counter(
 )
 
 
-def tell_demand(namespace: str, name: str, replicas: float | None) -> None:
-    """Show the size that the demand calls for, or nothing: an old number would be believed."""
-    if replicas is None:
-        DEMAND_REPLICAS.remove_by_labels({"namespace": namespace, "name": name})
-    else:
-        DEMAND_REPLICAS.labels(namespace, name).set(replicas)
+MEASURED = {
+    "kvarn_demand_replicas": DEMAND_REPLICAS,
+    "kvarn_demand_tokens": DEMAND,
+    "kvarn_pressure_ratio": PRESSURE,
+}
+"""What autoscalers go by."""
+
+
+def tell(namespace: str, name: str, numbers: Mapping[str, float]) -> None:
+    """Show these of `MEASURED` and no others: an old number would be believed."""
+    for metric, gauge in MEASURED.items():
+        if metric in numbers:
+            gauge.labels(namespace, name).set(numbers[metric])
+        else:
+            gauge.remove_by_labels({"namespace": namespace, "name": name})
 
 
 def forget(namespace: str, name: str) -> None:
     """Drop the series of a resource that is gone."""
-    for gauge in (PRESSURE, DEMAND, DESIRED, DEMAND_REPLICAS):
-        gauge.remove_by_labels({"namespace": namespace, "name": name})
-    for counter in (SCRAPE_FAILURES, SCALINGS):
-        counter.remove_by_labels({"namespace": namespace, "name": name})
+    tell(namespace, name, {})
+    for series in (DESIRED, SCRAPE_FAILURES, SCALINGS):
+        series.remove_by_labels({"namespace": namespace, "name": name})

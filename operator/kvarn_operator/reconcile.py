@@ -124,7 +124,7 @@ class Reconciler:
             target = target.model_copy(update={"status": memory.status})
         scene = await self._plan(target, observed)
         scene = await self._apply(scene, memory)
-        await self.actuator.protect(scene)
+        scene = await self.actuator.protect(scene)
         servers = await self._measure(scene, memory)
         scene = await self._scale(scene, servers, memory)
         await self._report(scene, servers, memory, tell=tell)
@@ -201,10 +201,9 @@ class Reconciler:
         """Write the size, if it is ours to write and not what it should be."""
         memory.last_scale = memory.last_scale or scene.target.status.last_scale
         scene = replace(scene, last_scale=memory.last_scale)
-        if scene.deployment is None:
-            return scene
-        current = scene.deployment.replicas
-        if isinstance(scene.outcome, Unplanned) or scene.refused:
+        current = scene.deployment.replicas if scene.deployment else None
+        if current is None or isinstance(scene.outcome, Unplanned) or scene.refused:
+            self.actuator.publish(scene, Fleet(), now=self.clock())
             return replace(scene, desired=current)
         scene = await self.actuator.hand_over(scene, applied=memory.applied, absent=memory.absent)
         decision = self._decide(scene, servers, memory, current=current)
@@ -212,8 +211,8 @@ class Reconciler:
         if decision and scene.is_outside:
             scene = replace(scene, told=told(decision, current=current))
             if scene.told is not None and scene.told < current:
-                await self.actuator.mark_victims(scene, memory.readings)
-        self.actuator.publish(scene, servers, decision, now=self.clock())
+                scene = await self.actuator.mark_victims(scene, memory.readings)
+        self.actuator.publish(scene, servers, now=self.clock())
         return await self._write(scene, memory, current=current)
 
     async def _write(self, scene: Scene, memory: Memory, *, current: int) -> Scene:
@@ -221,7 +220,9 @@ class Reconciler:
         wanted = decision.replicas if decision else current if stated is None else stated
         if scene.is_outside or scene.unowned or wanted == current:
             return scene
-        if not await self.actuator.write(scene, memory.readings, current=current, wanted=wanted):
+        if wanted < current:
+            scene = await self.actuator.mark_victims(scene, memory.readings)
+        if not await self.actuator.write(scene, current=current, wanted=wanted):
             return scene
         if decision:
             memory.last_scale = _scaled(scene.target, decision, current=current, now=self.clock())
@@ -257,7 +258,8 @@ class Reconciler:
             learnt=self._learnt(memory.history, readings),
             now=self.clock(),
         )
-        _publish(scene.target, servers, new)
+        if new.desired_replicas is not None:
+            metrics.DESIRED.labels(meta.namespace, meta.name).set(new.desired_replicas)
         if status.dump(new) != status.dump(old):
             identity = {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid}
             await self.api.apply_status(identity=identity, status=status.dump(new))
@@ -311,12 +313,3 @@ def _capacities(readings: Mapping[str, Reading]) -> dict[str, int]:
     """Tokens that the cache of each server holds, of those that say it."""
     said = {pod: reading.sample.cache_tokens for pod, reading in readings.items()}
     return {pod: tokens for pod, tokens in said.items() if tokens}
-
-
-def _publish(target: KVarNDeployment, servers: Fleet, new: Status) -> None:
-    labels = (target.metadata.namespace, target.metadata.name)
-    if servers.percent is not None:
-        metrics.PRESSURE.labels(*labels).set(servers.percent / 100)
-        metrics.DEMAND.labels(*labels).set(sum(s.demand_tokens for s in servers.servers))
-    if new.desired_replicas is not None:
-        metrics.DESIRED.labels(*labels).set(new.desired_replicas)

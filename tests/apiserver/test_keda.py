@@ -94,6 +94,29 @@ async def test_prometheus_finds_the_demand_and_finds_none_on_silence(
     await until(is_silent)
 
 
+async def test_prometheus_finds_no_demand_without_a_plan_or_a_resource(
+    scaled: World, resource: Resource
+) -> None:
+    """An old number would be believed."""
+    await install_keda(scaled)
+    await serve(scaled, resource)
+
+    async def is_told() -> bool:
+        return told(scaled) == 3
+
+    async def is_silent() -> bool:
+        return told(scaled) is None
+
+    await until(is_told)
+    await scaled.patch("kvd", {"spec": {"accelerator": {"memory": "1Mi"}}})
+    await until(is_silent)
+
+    await scaled.patch("kvd", {"spec": {"accelerator": {"memory": "2Gi"}}})
+    await until(is_told)
+    await scaled.kubectl("delete", "kvd", "demo")
+    await until(is_silent)
+
+
 async def test_leaving_keda_removes_the_scaled_object_before_the_size_is_written(
     scaled: World, resource: Resource
 ) -> None:

@@ -92,6 +92,52 @@ async def test_what_the_pod_template_says_stays(running: World, resource: Resour
     await until_notes(running, mine)
 
 
+async def forbid_annotations(world: World) -> None:
+    """An admission policy that lets nobody write `PROTECTION` on a pod that is there."""
+    names = " || ".join(f"'{name}' in object.metadata.annotations" for name in PROTECTION)
+    rule = {
+        "expression": f"!has(object.metadata.annotations) || !({names})",
+        "message": "pods stay as they are",
+    }
+    pods = {"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}
+    updates = {"resourceRules": [pods | {"operations": ["UPDATE"]}]}
+    here = {"matchLabels": {"kubernetes.io/metadata.name": world.namespace}}
+    binding = {
+        "policyName": world.namespace,
+        "validationActions": ["Deny"],
+        "matchResources": {"namespaceSelector": here},
+    }
+    specs = {
+        "ValidatingAdmissionPolicy": {"matchConstraints": updates, "validations": [rule]},
+        "ValidatingAdmissionPolicyBinding": binding,
+    }
+    head = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "metadata": {"name": world.namespace},
+    }
+    await world.apply(*(head | {"kind": kind, "spec": spec} for kind, spec in specs.items()))
+
+
+async def test_a_policy_on_annotations_is_told_and_holds_up_nothing_else(
+    running: World, resource: Resource
+) -> None:
+    await forbid_annotations(running)
+    await load(running, resource, replicas=2)
+    note = next(iter(PROTECTION))
+
+    async def forbidden() -> bool:
+        change = ("annotate", "pod", "demo-1", f"{note}=true", "--overwrite", "--dry-run=server")
+        return not await running.kubectl(*change, check=False)
+
+    await until(forbidden)
+    await running.start_pod("demo-2", "127.0.0.3", ready=False, node="node-1")
+
+    degraded = await running.until_condition("Degraded", "True", reason="AnnotationRefused")
+    assert "pods stay as they are" in degraded["message"]
+    await running.until_size(2)
+    await until_counts(running, ready=0, loading=2, draining=0)
+
+
 async def test_pods_that_no_node_takes_are_shown_with_the_schedulers_words(
     running: World, resource: Resource
 ) -> None:

@@ -155,7 +155,9 @@ class Reconciler:
             return scene
         children, refused = dict(scene.observed.children), ""
         try:
-            for manifest in render.children(scene.target, scene.outcome, self.config):
+            for manifest in render.children(
+                scene.target, scene.outcome, self.config, stuck=scene.is_stuck
+            ):
                 key = (manifest["kind"], manifest["metadata"]["name"])
                 live = children.get(key)
                 children[key] = await apply.apply(self.api, manifest, live, applied=memory.applied)

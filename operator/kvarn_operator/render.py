@@ -34,18 +34,35 @@ LOAD_SECONDS_PER_GIB = 20
 """A start may take ten minutes, and download and load 50 MiB of weights a second."""
 
 
-def children(target: KVarNDeployment, planned: Planned, config: Config) -> tuple[Manifest, ...]:
+def children(
+    target: KVarNDeployment, planned: Planned, config: Config, *, stuck: bool = False
+) -> tuple[Manifest, ...]:
     """The objects that serve `target`; the one that the API server may refuse comes first."""
-    return (deployment(target, planned, config), service(target), disruption_budget(target))
+    servers = deployment(target, planned, config, stuck=stuck)
+    return (servers, service(target), disruption_budget(target))
 
 
-def deployment(target: KVarNDeployment, planned: Planned, config: Config) -> Manifest:
-    """The servers. It has no ``replicas``: their owner writes the scale subresource."""
+def deployment(
+    target: KVarNDeployment, planned: Planned, config: Config, *, stuck: bool = False
+) -> Manifest:
+    """The servers. It has no ``replicas``: their owner writes the scale subresource.
+
+    Args:
+        target: the resource.
+        planned: what the servers are started with.
+        config: the operator's settings.
+        stuck: whether a roll-out waits for what only failed servers hold.
+    """
+    rollout = target.spec.rollout
     spec = {
         "selector": {"matchLabels": selector(target, component=SERVER)},
         "strategy": {
             "type": "RollingUpdate",
-            "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+            "rollingUpdate": {
+                "maxSurge": rollout.max_surge,
+                # With it, the Deployment's controller removes first what is not ready.
+                "maxUnavailable": "100%" if stuck else rollout.max_unavailable,
+            },
         },
         "revisionHistoryLimit": 3,
         "progressDeadlineSeconds": load_seconds(planned) + 60,

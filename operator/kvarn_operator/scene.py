@@ -61,6 +61,18 @@ class Scene:
         return tuple(pod for pod in self.observed.servers if pod.template_hash == present)
 
     @property
+    def is_stuck(self) -> bool:
+        """Whether a roll-out may wait for what only failed servers of older templates hold.
+
+        Nothing serves, and of an older template nothing will: where no accelerator is to spare, the
+        new servers start only once the failed ones are gone.
+        """
+        servers, present = self.observed.servers, self.present_servers
+        older = [pod for pod in servers if pod not in present]
+        serves, loads = any(pod.ready for pod in servers), any(pod.is_loading for pod in older)
+        return bool(older) and not serves and not loads
+
+    @property
     def has_served(self) -> bool:
         """Whether a server of the present plan has ever been ready."""
         if self.target.status.measured is not None:

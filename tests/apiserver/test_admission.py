@@ -77,6 +77,9 @@ BAD = [
         "should be greater than or equal to 1",
     ),
     ({"drainSeconds": -5}, "should be greater than or equal to 0"),
+    ({"rollout": {"maxSurge": 0}}, "cannot both be 0"),
+    ({"rollout": {"maxSurge": "0%", "maxUnavailable": "0%"}}, "cannot both be 0"),
+    ({"rollout": {"maxUnavailable": "101%"}}, "give a whole number of pods, or a share"),
     ({"engine": {"args": ["--max-model-len=9"]}}, "these flags are planned"),
 ]
 

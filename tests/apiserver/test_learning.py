@@ -47,6 +47,36 @@ async def template(world: World) -> str:
     return str(metadata["annotations"][HASH])
 
 
+async def until_unavailable(world: World, most: int | str) -> None:
+    """Wait until so many pods may be missing during a roll-out."""
+
+    async def so_many() -> bool:
+        strategy = (await world.get("deployment"))["spec"]["strategy"]["rollingUpdate"]
+        return bool(strategy["maxUnavailable"] == most)
+
+    await until(so_many, say=f"maxUnavailable did not become {most}")
+
+
+async def test_a_corrected_start_may_take_the_accelerators_of_the_failed_one(
+    running: World, resource: dict[str, Any]
+) -> None:
+    """The Deployment's controller removes failed pods first, once it may; it is not here."""
+    await running.apply(tight(resource))
+    await running.until_deployed()
+    before = await template(running)
+    await until_unavailable(running, 0)
+
+    await fail(running, "demo-1")
+
+    await until_unavailable(running, "100%")
+    corrected = await template(running)
+    assert corrected != before
+    await running.kubectl("delete", "pod", "demo-1", "--grace-period=0", "--force")
+    await running.start_pod("demo-2", "127.0.0.3")
+    await until_unavailable(running, 0)
+    assert await template(running) == corrected
+
+
 async def test_a_start_without_memory_is_corrected_and_others_learn_from_it(
     running: World, resource: dict[str, Any]
 ) -> None:

@@ -61,6 +61,29 @@ def test_the_hash_follows_the_template() -> None:
     assert len(hashes) == 3
 
 
+def rolling_update(of: KVarNDeployment, *, stuck: bool = False) -> dict[str, Any]:
+    made = render.deployment(of, planned(of), CONFIG, stuck=stuck)["spec"]["strategy"]
+    assert made["type"] == "RollingUpdate"
+    return dict(made["rollingUpdate"])
+
+
+def test_a_roll_out_starts_the_new_server_first_unless_told_otherwise() -> None:
+    full_pool = target(rollout={"maxSurge": 0, "maxUnavailable": "25%"})
+
+    assert rolling_update(target()) == {"maxSurge": 1, "maxUnavailable": 0}
+    assert rolling_update(full_pool) == {"maxSurge": 0, "maxUnavailable": "25%"}
+
+
+def test_a_roll_out_that_is_stuck_may_take_what_failed_and_rolls_no_pod() -> None:
+    free, stuck = (
+        render.deployment(target(), planned(target()), CONFIG, stuck=stuck)["spec"]
+        for stuck in (False, True)
+    )
+
+    assert rolling_update(target(), stuck=True) == {"maxSurge": 1, "maxUnavailable": "100%"}
+    assert free["template"] == stuck["template"]
+
+
 def test_the_size_is_not_part_of_the_deployment() -> None:
     of = target(replicas=3)
 

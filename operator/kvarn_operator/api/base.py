@@ -34,6 +34,23 @@ AutoInt = Annotated[
 ]
 """A whole number, or ``auto``: the planner's answer."""
 
+IntOrPercent = Annotated[
+    int | str,
+    WithJsonSchema(
+        {
+            "x-kubernetes-int-or-string": True,
+            **rules(
+                rule(
+                    "type(self) == int ? self >= 0 && self <= 1000"
+                    " : self.matches('^(100|[1-9]?[0-9])%$')",
+                    "give a whole number of pods, or a share of them such as 25%",
+                )
+            ),
+        }
+    ),
+]
+"""A number of pods, or a share of all."""
+
 Memory = Annotated[
     int | str,
     WithJsonSchema(

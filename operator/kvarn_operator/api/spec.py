@@ -8,6 +8,7 @@ from kvarn_operator.api.autoscaling import Autoscaling
 from kvarn_operator.api.base import (
     ApiModel,
     AutoInt,
+    IntOrPercent,
     Memory,
     OpenObject,
     Quantities,
@@ -100,6 +101,25 @@ class Batching(ApiModel):
     """Most sequences that run at once."""
     max_batched_tokens: AutoInt = "auto"
     """Most tokens that one step computes."""
+
+
+class Rollout(ApiModel):
+    """How the pods of one template are replaced by those of the next, as in a Deployment."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!(string(self.maxSurge) in ['0', '0%']"
+                " && string(self.maxUnavailable) in ['0', '0%'])",
+                "maxSurge and maxUnavailable cannot both be 0: no pod could be replaced",
+            )
+        )
+    )
+
+    max_surge: IntOrPercent = 1
+    """Pods beyond the size; 0 where no accelerator is to spare."""
+    max_unavailable: IntOrPercent = 0
+    """Pods below the size; 1 or more where maxSurge is 0."""
 
 
 class EnvVar(ApiModel):
@@ -212,6 +232,8 @@ class Spec(ApiModel):
     """Who decides the number of replicas; nobody but spec.replicas if absent."""
     drain_seconds: int = Field(default=30, ge=0, le=3600)
     """How long a stopping pod may take to finish the requests that it has."""
+    rollout: Rollout = Rollout()
+    """How pods are replaced."""
     engine: Engine = Engine()
     """The server that the pods run."""
     pod_template: OpenObject | None = None

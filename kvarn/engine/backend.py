@@ -18,12 +18,12 @@ from vllm.v1.attention.backend import (
     AttentionType,
     CommonAttentionMetadata,
 )
-from vllm.v1.kv_cache_interface import AttentionSpec, KVCacheLayout, KVCacheSpec
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheLayout, KVCacheSpec
 
 from kvarn.engine.choice import announce, kernels
 from kvarn.engine.errors import UnsupportedError
 from kvarn.engine.faults import faults_on
-from kvarn.engine.specs import packed_page
+from kvarn.engine.specs import PackedSpec, packed_page
 from kvarn.engine.tail import TailLayer
 from kvarn.format.layout import FORMATS, HEAD_DIMS, TILE_TOKENS, TileFormat, TileLayout
 from kvarn.kernels.batch import Batch, Counts, LayerCache
@@ -256,7 +256,7 @@ class KVarnBackend(AttentionBackend):
         return (KVCacheLayout.BLHNC,)
 
     @classmethod
-    def customize_spec(cls, spec: AttentionSpec) -> AttentionSpec:
+    def customize_spec(cls, spec: FullAttentionSpec) -> PackedSpec:
         """The page of packed tiles in place of the page that vLLM would make."""
         return packed_page(spec, TileLayout(cls.tile_format, spec.head_size))
 

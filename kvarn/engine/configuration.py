@@ -1,6 +1,7 @@
 """What is refused before a model is loaded, and what is set for the user."""
 
 from collections.abc import Iterator
+from itertools import chain
 
 import torch
 from vllm.config import ModelConfig, VllmConfig
@@ -31,10 +32,11 @@ def check_configuration(config: VllmConfig) -> None:
         return
     if reason := this_device().why_unsupported():
         raise UnsupportedError(f"{cache_format} {reason}.")
-    for check in (_unsupported_options, _unsupported_model, _unsupported_stages):
-        for reason in check(config):
-            raise UnsupportedError(f"{cache_format} {reason}.")
+    for reason in chain(_unsupported_options(config), _unsupported_model(config)):
+        raise UnsupportedError(f"{cache_format} {reason}.")
     skip_windows(config)
+    for reason in _unsupported_stages(config):
+        raise UnsupportedError(f"{cache_format} {reason}.")
 
 
 def _check_backend(config: VllmConfig) -> None:
@@ -80,6 +82,8 @@ def _unsupported_options(config: VllmConfig) -> Iterator[str]:
         yield "does not split contexts; leave out --decode-context-parallel-size"
     if parallel.prefill_context_parallel_size > 1:
         yield "does not split contexts; leave out --prefill-context-parallel-size"
+    if parallel.use_ubatching:  # one half of a batch may read what the other stores
+        yield "does not split batches; leave out --enable-dbo and --ubatch-size"
 
 
 def _unsupported_model(config: VllmConfig) -> Iterator[str]:

@@ -1,8 +1,9 @@
-"""Two methods of vLLM's platform class, wrapped.
+"""Three methods of vLLM's platform class, wrapped.
 
 ``check_and_update_config`` sees a configuration before anything is loaded: there, what the cache
 cannot do is refused. ``get_attn_backend_cls`` sees each layer's cache type: there, layers under a
-KVarN format get their backend. Everything else goes on as before.
+KVarN format get their backend. ``register_custom_kv_cache_specs`` is where platforms name managers
+of pages: there, packed pages get theirs. Everything else goes on as before.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from vllm.v1.attention.selector import AttentionSelectorConfig
 
 from kvarn.engine.backend import BACKENDS
 from kvarn.engine.configuration import check_configuration, check_layer
+from kvarn.engine.publishing import register_manager
 
 CPU_BACKEND = "vllm.v1.attention.backends.cpu_attn.CPUAttentionBackend"
 CPU_SKIPPED_LAYER_BACKEND = "kvarn.engine.skipped_layers.SkippedLayerBackend"
@@ -28,6 +30,7 @@ def hook_platform(platform: type[Platform]) -> None:
     platform._kvarn_hooked = True
     _wrap(platform, "check_and_update_config", _check_first)
     _wrap(platform, "get_attn_backend_cls", _choose_first)
+    _wrap(platform, "register_custom_kv_cache_specs", _register_too)
 
 
 def _wrap(platform: type[Platform], name: str, hook: Callable[..., Any]) -> None:
@@ -44,6 +47,13 @@ def _check_first(
     original: Callable[..., None], _platform: type[Platform], vllm_config: VllmConfig
 ) -> None:
     check_configuration(vllm_config)
+    original(vllm_config)
+
+
+def _register_too(
+    original: Callable[..., None], _platform: type[Platform], vllm_config: VllmConfig
+) -> None:
+    register_manager()
     original(vllm_config)
 
 

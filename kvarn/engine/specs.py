@@ -34,12 +34,12 @@ When P = T, vLLM sees pages of one size and groups them otherwise: that is the r
 float32 model, which is for tests alone.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 
 import torch
 from typing_extensions import override
 from vllm.config import VllmConfig
-from vllm.v1.kv_cache_interface import AttentionSpec, CircularBufferSpec
+from vllm.v1.kv_cache_interface import CircularBufferSpec, FullAttentionSpec
 
 from kvarn.format.layout import TILE_TOKENS, TileLayout
 
@@ -56,12 +56,20 @@ def tail_groups(layers: int, *, packed_bytes: int, raw_bytes: int) -> int:
     return -(-layers // tails_per_block)
 
 
-def packed_page(spec: AttentionSpec, layout: TileLayout) -> AttentionSpec:
+@dataclass(frozen=True, kw_only=True)
+class PackedSpec(FullAttentionSpec):
     """A layer's page of tiles: ``[blocks, kv_heads, 128, bytes_per_token]`` of bytes.
 
     A head's bytes are contiguous; the two inner dimensions say nothing about what lies inside.
     """
-    return replace(spec, state_content_bytes=layout.bytes_per_token, dtype=torch.uint8)
+
+
+def packed_page(spec: FullAttentionSpec, layout: TileLayout) -> PackedSpec:
+    """The page of tiles in place of the page that vLLM would make."""
+    given = {each.name: getattr(spec, each.name) for each in fields(spec) if each.init}
+    return PackedSpec(
+        **given | {"state_content_bytes": layout.bytes_per_token, "dtype": torch.uint8}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,11 @@ from kvarn.engine.check import main as run_check
 from kvarn.engine.plugin import register
 from tests.support.tiny_model import write_tiny_model
 
-HOOKED = ("check_and_update_config", "get_attn_backend_cls")
+HOOKED = (
+    "check_and_update_config",
+    "get_attn_backend_cls",
+    "register_custom_kv_cache_specs",
+)
 
 DEFAULTS = {
     "dtype": "float32",

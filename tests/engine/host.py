@@ -11,7 +11,7 @@ from multiprocessing.connection import Client
 from vllm.distributed import cleanup_dist_env_and_memory
 from vllm.model_executor.models import registry
 
-from tests.engine import engines, faulty, mixed_service, pages
+from tests.engine import engines, faulty, mixed_service, pages, same_step
 
 CALLS = {
     call.__name__: call
@@ -19,7 +19,7 @@ CALLS = {
         *(engines.version, engines.write_model, engines.register_again, engines.check),
         *(engines.generate, engines.generate_ahead, engines.generate_divided, engines.capacity),
         *(pages.compare_pages, pages.forget_pages, faulty.serve_faulty_token),
-        mixed_service.serve_mixture,
+        *(mixed_service.serve_mixture, same_step.reads_of_tiles_stored_beside),
     )
 }
 

@@ -55,6 +55,7 @@ def without_weights(tiny_model: Callable[..., str], tmp_path: Path) -> Callable[
             "--decode-context-parallel-size",
         ),
         ({"prefill_context_parallel_size": 2}, "--prefill-context-parallel-size"),
+        ({"enable_dbo": True, "all2all_backend": "deepep_low_latency"}, "--enable-dbo"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -166,6 +167,17 @@ def test_a_pipeline_whose_devices_have_too_few_layers(
     said = refusal(without_weights(), **pipeline, **K4V2)
     assert "needs 4 layers on each device of a pipeline, and one has 2" in said
     assert "lower --pipeline-parallel-size 2" in said
+
+
+def test_a_pipeline_whose_devices_have_too_few_layers_without_a_window(
+    refusal: Callable[..., str], without_weights: Callable[..., str]
+) -> None:
+    """Of twelve layers, two have none; layers with a window keep a cache of the usual kind."""
+    kinds = [*["sliding_attention"] * 5, "full_attention"] * 2
+    windows = {"model_type": "gemma3_text", "sliding_window": 256, "layer_types": kinds}
+    pipeline = {"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"}
+    said = refusal(without_weights(num_hidden_layers=12, **windows), **pipeline, **K4V2)
+    assert "needs 2 layers on each device of a pipeline, and one has 1" in said
 
 
 def test_a_gpu_that_is_too_old(

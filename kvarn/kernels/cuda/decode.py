@@ -61,7 +61,8 @@ def attend_single_tokens(
         cache: the layer's pages, earlier tiles stored.
         attention: what is asked.
         stores: whether tiles that the step completes are stored as well, while attention ends. No
-            segment may then have more than one token.
+            segment may then have more than one token, and no sequence read a tile that another
+            completes.
 
     Returns:
         whether it was done; if not, nothing was.

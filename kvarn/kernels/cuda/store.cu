@@ -3,8 +3,8 @@
 // A block stores the keys or the values of one tile and KV head: rows from before this step come
 // from the sequence's tail page, the others from the step's tokens.
 //
-// After attention of single tokens, which reads none of the tiles that the step completes, it begins
-// as soon as a multiprocessor has room, while others still attend.
+// After attention in a step of single tokens, of which none reads a tile that the step completes, it
+// begins as soon as a multiprocessor has room, while others still attend.
 #include "quantise.cuh"
 #include "words.cuh"
 

@@ -1,4 +1,7 @@
-"""A layer's work in a step, as if in the order of the contract: store, attend, write the tails."""
+"""One layer's work in a step, in the order of the contract: store, attend, write the tails.
+
+In a step of single tokens the first two may come at once.
+"""
 
 import torch
 
@@ -39,7 +42,8 @@ def attend_and_store(
     """Compute one layer's attention of a batch and bring its cache up to date.
 
     Args:
-        step: the batch.
+        step: the batch. Where its tokens are single, no sequence may read a tile that the token of
+            another completes.
         cache: the layer's pages.
         query: ``[tokens, Hq, D]``; H divides Hq. Channels are contiguous, here and below.
         keys: ``[tokens, H, D]`` of the new tokens.

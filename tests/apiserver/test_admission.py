@@ -80,7 +80,50 @@ BAD = [
     ({"rollout": {"maxSurge": 0}}, "cannot both be 0"),
     ({"rollout": {"maxSurge": "0%", "maxUnavailable": "0%"}}, "cannot both be 0"),
     ({"rollout": {"maxUnavailable": "101%"}}, "give a whole number of pods, or a share"),
-    ({"engine": {"args": ["--max-model-len=9"]}}, "these flags are planned"),
+    *(
+        ({"engine": {"args": args}}, "these flags are planned")
+        for args in (
+            ["--max-model-len=9"],
+            ["--enforce-eager", "--max_model_len=9"],
+            ["--max_model-len", "9"],
+            ["-tp", "2"],
+            ["-tp=2"],
+            ["--tensor_par", "2"],
+            ["--gpu-mem", ".99"],
+            ["--kv-cache-d=auto"],
+        )
+    ),
+    ({"engine": {"resources": {"limits": {"memory": "lots"}}}}, "should match"),
+    ({"engine": {"resources": {"limits": {"memory": "-1Gi"}}}}, "should match"),
+    ({"engine": {"resources": {"requests": {"cpu": -1}}}}, "greater than or equal to 0"),
+    ({"podTemplate": "x"}, "must be of type object"),
+    ({"podTemplate": {"spec": "x"}}, "must be of type object"),
+    ({"podTemplate": {"spec": {"containers": [{"image": "x"}]}}}, "name: Required value"),
+    ({"podTemplate": {"spec": {"volumes": [{"emptyDir": {}}]}}}, "name: Required value"),
+    *(
+        ({"podTemplate": {"spec": {"containers": [{"name": "server"} | part]}}}, says)
+        for part, says in (
+            ({"volumeMounts": [{"name": "x"}]}, "mountPath: Required value"),
+            ({"env": [{"value": "x"}]}, "name: Required value"),
+            ({"ports": [{"name": "x"}]}, "containerPort: Required value"),
+        )
+    ),
+]
+GOOD = [
+    {"engine": {"args": ["--max-logprobs", "5", "-O3", "--model-impl=vllm", "--", "-"]}},
+    {"engine": {"resources": {"limits": {"memory": "1.5Gi", "cpu": "500m", "x.y/z": 1}}}},
+    {"engine": {"resources": {"requests": {"cpu": "0.5", "memory": 0}}}},
+    {"accelerator": {"resource": "cpu", "memory": "1.5Gi"}},
+    {
+        "podTemplate": {
+            "metadata": {"annotations": {"a": "b"}},
+            "spec": {
+                "priorityClassName": "high",
+                "containers": [{"name": "proxy", "image": "x", "resources": {}}],
+                "volumes": [{"name": "tmp", "$patch": "delete"}],
+            },
+        }
+    },
 ]
 
 
@@ -101,6 +144,24 @@ async def test_bad_input_is_refused_in_a_sentence(
         await world.apply(with_spec(resource, spec), dry_run=True)
 
     assert says in str(refusal.value)
+
+
+@pytest.mark.parametrize("spec", GOOD, ids=lambda value: str(value)[:60])
+async def test_what_may_be_said_is_kept_as_it_is(
+    world: World, resource: dict[str, Any], spec: dict[str, Any]
+) -> None:
+    await world.apply(with_spec(resource, spec))
+
+    kept = (await world.get("kvd"))["spec"]
+    assert {name: kept[name] | spec[name] for name in spec} == {name: kept[name] for name in spec}
+
+
+async def test_an_empty_pod_template_is_none(world: World, resource: dict[str, Any]) -> None:
+    resource["spec"]["podTemplate"] = {"metadata": None, "spec": None}
+
+    await world.apply(resource)
+
+    assert (await world.get("kvd"))["spec"]["podTemplate"] == {}
 
 
 @pytest.mark.parametrize("name", ["9lives", "a.b", "x" * 46])

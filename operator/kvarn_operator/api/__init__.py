@@ -5,7 +5,9 @@ What CEL can say about a resource stands beside the fields that it is about, so 
 refuses it at ``kubectl apply``; what CEL cannot say becomes a condition.
 """
 
-from pydantic import ConfigDict
+from typing import Any
+
+from pydantic import ConfigDict, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
 from kvarn_operator.api.base import ApiModel, rule, rules
 from kvarn_operator.api.spec import Spec
@@ -21,7 +23,25 @@ class Metadata(ApiModel):
     generation: int = 0
 
 
-class KVarNDeployment(ApiModel):
+class Head(ApiModel):
+    """What can be read of a resource, whatever its spec says."""
+
+    metadata: Metadata
+    status: Status = Status()
+    """What is."""
+
+    @field_validator("status", mode="wrap")
+    @classmethod
+    def _what_validates(cls, written: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        """Another version of the operator may have written the rest, which is found anew."""
+        try:
+            return validate(written)
+        except ValidationError as error:
+            strange = {each["loc"][0] for each in error.errors()}
+            return validate({name: written[name] for name in written.keys() - strange})
+
+
+class KVarNDeployment(Head):
     """An OpenAI-compatible model server whose size follows its KV cache."""
 
     model_config = ConfigDict(
@@ -34,8 +54,5 @@ class KVarNDeployment(ApiModel):
         )
     )
 
-    metadata: Metadata
     spec: Spec
     """What is wanted."""
-    status: Status = Status()
-    """What is."""

@@ -1,10 +1,12 @@
 """What all models of the API share: naming, CEL rules, quantities."""
 
+import math
 import re
 from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 
@@ -51,21 +53,53 @@ IntOrPercent = Annotated[
 ]
 """A number of pods, or a share of all."""
 
+_UNITS: dict[str, Decimal] = {
+    "": Decimal(1),
+    "n": Decimal("1e-9"),
+    "u": Decimal("1e-6"),
+    "m": Decimal("1e-3"),
+    **{unit: Decimal(1000) ** power for power, unit in enumerate("kMGTPE", start=1)},
+    **{f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGTPE", start=1)},
+}
+_QUANTITY = rf"([0-9]+\.?[0-9]*|\.[0-9]+)(?:({'|'.join(_UNITS)})|[eE]([+-]?[0-9]{{1,2}}))"
+
+
+def memory_bytes(quantity: int | str) -> int:
+    """Bytes of a Kubernetes quantity, e.g. ``1.5Gi``; of a fraction of a byte a whole one.
+
+    Raises:
+        ValueError: it is none, or negative.
+    """
+    match = re.fullmatch(_QUANTITY, str(quantity))
+    if match is None:
+        raise ValueError(f"{quantity!r} is no size: give one such as 80Gi.")
+    digits, unit, exponent = match.groups()
+    scale = _UNITS[unit] if exponent is None else Decimal(f"1e{exponent}")
+    return math.ceil(Decimal(digits) * scale)
+
+
+def _quantity(quantity: int | str) -> int | str:
+    memory_bytes(quantity)
+    return quantity
+
+
 Memory = Annotated[
     int | str,
+    AfterValidator(_quantity),
     WithJsonSchema(
         {
             "x-kubernetes-int-or-string": True,
             **rules(
                 rule(
-                    "type(self) == int ? self > 0 : self.matches('^[1-9][0-9]*([kMGT]|[KMGT]i)?$')",
+                    "type(self) == int ? self > 0 : isQuantity(self)"
+                    " && quantity(self).isGreaterThan(quantity('0'))",
                     "give a positive size such as 80Gi",
                 )
             ),
         }
     ),
 ]
-"""Bytes as a Kubernetes quantity, in whole units."""
+"""Bytes as a Kubernetes quantity."""
 
 OpenObject = Annotated[
     dict[str, Any],
@@ -74,11 +108,16 @@ OpenObject = Annotated[
 """An object of another API, which the API server checks where it lands."""
 
 Quantities = Annotated[
-    dict[str, int | str],
+    dict[str, Annotated[int | str, AfterValidator(_quantity)]],
     WithJsonSchema(
         {
             "type": "object",
-            "additionalProperties": {"x-kubernetes-int-or-string": True},
+            "additionalProperties": {
+                "x-kubernetes-int-or-string": True,
+                # No rules: on so many strings of any length they would cost too much.
+                "minimum": 0,
+                "pattern": f"^{_QUANTITY}$",
+            },
             "maxProperties": 16,
         }
     ),
@@ -100,27 +139,6 @@ class ApiModel(BaseModel):
         frozen=True,
         use_attribute_docstrings=True,
     )
-
-
-_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12} | {
-    "Ki": 2**10,
-    "Mi": 2**20,
-    "Gi": 2**30,
-    "Ti": 2**40,
-}
-
-
-def memory_bytes(quantity: int | str) -> int:
-    """Bytes of a `Memory` quantity, e.g. ``80Gi``.
-
-    Raises:
-        ValueError: it is none.
-    """
-    match = re.fullmatch(r"([0-9]+)([kMGT]|[KMGT]i)?", str(quantity))
-    if match is None:
-        raise ValueError(f"{quantity!r} is no size: give one such as 80Gi.")
-    digits, unit = match.groups(default="")
-    return int(digits) * _UNITS[unit]
 
 
 def timestamp(time: datetime) -> str:

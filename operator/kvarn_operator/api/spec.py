@@ -16,6 +16,7 @@ from kvarn_operator.api.base import (
     rules,
 )
 from kvarn_operator.api.model import Model
+from kvarn_operator.api.template import PodTemplate
 
 Format = Literal[
     "auto",
@@ -143,21 +144,27 @@ class EngineResources(ApiModel):
 
 
 PLANNED_FLAGS = (
-    "model",
-    "served-model-name",
-    "host",
-    "port",
-    "kv-cache-dtype",
-    "max-model-len",
-    "max-num-seqs",
-    "max-num-batched-tokens",
-    "gpu-memory-utilization",
-    "kv-cache-memory-bytes",
-    "tensor-parallel-size",
-    "shutdown-timeout",
-    "revision",
+    "--model",
+    "--served-model-name",
+    "--host",
+    "--port",
+    "--kv-cache-dtype",
+    "--max-model-len",
+    "--max-num-seqs",
+    "--max-num-batched-tokens",
+    "--gpu-memory-utilization",
+    "--kv-cache-memory-bytes",
+    "--tensor-parallel-size",
+    "-tp",
+    "--shutdown-timeout",
+    "--revision",
 )
 """Flags of vLLM that the operator sets, each from a field of the resource."""
+PLANNED_NOWHERE = (
+    "self.map(arg, arg.split('=', 2)[0].replace('_', '-')).all(name, !name.matches('^--?[a-z]')"
+    f" || !{list(PLANNED_FLAGS)}.exists(flag, flag.startsWith(name)))"
+)
+"""vLLM takes them with underscores and cut short, too."""
 
 
 class Engine(ApiModel):
@@ -174,7 +181,7 @@ class Engine(ApiModel):
             "x-kubernetes-list-type": "atomic",
             **rules(
                 rule(
-                    f"self.all(arg, !arg.matches('^--({'|'.join(PLANNED_FLAGS)})(=|$)'))",
+                    PLANNED_NOWHERE,
                     "these flags are planned: set accelerator, cache, context, batching, model or"
                     " drainSeconds instead of passing them in engine.args",
                 )
@@ -236,5 +243,5 @@ class Spec(ApiModel):
     """How pods are replaced."""
     engine: Engine = Engine()
     """The server that the pods run."""
-    pod_template: OpenObject | None = None
+    pod_template: PodTemplate | None = None
     """Overlay on the pods' template, merged strategically: metadata and spec of a PodTemplate."""

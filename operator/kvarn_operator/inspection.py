@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from kvarn.planner import ModelShape, ShapeError
 from kvarn_operator.api import KVarNDeployment
@@ -53,19 +54,20 @@ def find(target: KVarNDeployment, observed: Observed, config: Config) -> Finding
     """
     if stated := target.spec.model.shape:
         return Finding(shape=ModelShape.from_dict(stated.model_dump(by_alias=True)))
-    key = _key(target, config)
+    key, reader, job = _key(target), image(target, config), job_name(target, config)
     kept = target.status.model
-    if kept is not None and kept.key == key and kept.shape:
-        # One that an older planner wrote and this one cannot read is found anew.
-        with suppress(ShapeError):
-            return Finding(shape=ModelShape.from_dict(kept.shape), record=kept)
-    record = _read(key, observed, job_name(target, config))
-    if record.shape:
-        return Finding(shape=ModelShape.from_dict(record.shape), record=record)
-    if record.failure is None and kept is not None and kept.key == key:
-        record = kept  # the words of the last failure stand until the next try has ended
-    started = ("Job", job_name(target, config)) in observed.children
-    return Finding(record=record, wants_job=not started)
+    known = kept if kept is not None and kept.key == key else InspectedModel(key=key)
+    shape = _legible(known)
+    if shape is not None and known.image == reader:
+        return Finding(shape=shape, record=known.model_copy(update={"failure": None}))
+    ended = _ended(observed, job)
+    if isinstance(ended, InspectionFailure):
+        known = known.model_copy(update={"failure": ended})
+    elif ended is not None:
+        record = InspectedModel(key=key, image=reader, shape=ended)
+        return Finding(shape=ModelShape.from_dict(ended), record=record)
+    # What is known holds until another image has read the model, and its failures take nothing.
+    return Finding(shape=shape, record=known, wants_job=("Job", job) not in observed.children)
 
 
 def unread(record: InspectedModel | None) -> Unplanned:
@@ -78,8 +80,9 @@ def unread(record: InspectedModel | None) -> Unplanned:
 
 
 def job_name(target: KVarNDeployment, config: Config) -> str:
-    """Name of the Job that inspects exactly this model."""
-    return f"{target.metadata.name}-inspect-{_key(target, config)[:8]}"
+    """Name of the Job that inspects exactly this model with exactly this image."""
+    by = digest([_key(target), image(target, config)])
+    return f"{target.metadata.name}-inspect-{by[:8]}"
 
 
 def job(target: KVarNDeployment, config: Config) -> Manifest:
@@ -143,32 +146,36 @@ def _pod(target: KVarNDeployment, config: Config) -> Manifest:
     }
 
 
-def _key(target: KVarNDeployment, config: Config) -> str:
+def _key(target: KVarNDeployment) -> str:
     model = target.spec.model
-    return digest([model.source, model.revision, image(target, config)])
+    return digest([model.source, model.revision])
 
 
-def _read(key: str, observed: Observed, job: str) -> InspectedModel:
+def _legible(known: InspectedModel) -> ModelShape | None:
+    """The shape that is known; None where an older planner wrote it and this one cannot read it."""
+    with suppress(ShapeError):
+        return ModelShape.from_dict(known.shape) if known.shape else None
+    return None
+
+
+def _ended(observed: Observed, job: str) -> dict[str, Any] | InspectionFailure | None:
+    """The shape that a Job has printed, or why it has none; None while it may still print one."""
     for pod in observed.inspections(job):
         if pod.output:
-            return _shape(key, pod.output)
+            return _printed(pod.output)
     if failure := _failure(observed, job):
-        return InspectedModel(
-            key=key, failure=InspectionFailure(reason=failure.reason, message=failure.message)
-        )
-    return InspectedModel(key=key)
+        return InspectionFailure(reason=failure.reason, message=failure.message)
+    return None
 
 
-def _shape(key: str, output: str) -> InspectedModel:
+def _printed(output: str) -> dict[str, Any] | InspectionFailure:
     shape = json_object(output)
     try:
         ModelShape.from_dict(shape)
     except ShapeError as error:
         message = f"The inspection printed no shape ({error}): check that engine.image has kvarn."
-        return InspectedModel(
-            key=key, failure=InspectionFailure(reason="InspectionFailed", message=message[:1024])
-        )
-    return InspectedModel(key=key, shape=shape)
+        return InspectionFailure(reason="InspectionFailed", message=message[:1024])
+    return shape
 
 
 def _failure(observed: Observed, job: str) -> Failure | None:

@@ -24,6 +24,11 @@ async def job(world: World) -> Resource:
     return found[0] if found else {}
 
 
+async def without_jobs(world: World) -> None:
+    """Take the Jobs away, as the garbage collector does after a while."""
+    await world.kubectl("delete", "job,pod", "--all", "--grace-period=0", "--force")
+
+
 async def end(world: World, started: Resource, *, code: int, message: str) -> None:
     """End the Job's pod with a termination message, as the kubelet would."""
     name, template = started["metadata"]["name"], started["spec"]["template"]
@@ -35,6 +40,19 @@ async def end(world: World, started: Resource, *, code: int, message: str) -> No
     status |= {"image": "x", "imageID": "x", "ready": False, "restartCount": 0}
     change = {"status": {"phase": "Failed", "containerStatuses": [status]}}
     await world.patch("pod", change, name=f"{name}-x", subresource="status")
+
+
+async def fail(world: World, started: Resource, *, message: str) -> None:
+    """End the Job for good, as its controller would."""
+    await end(world, started, code=1, message=message)
+    now = "2026-11-24T12:00:00Z"
+    conditions = [
+        {"type": kind, "status": "True", "lastTransitionTime": now}
+        for kind in ("FailureTarget", "Failed")
+    ]
+    status = {"conditions": conditions, "startTime": now, "failed": 1}
+    name = started["metadata"]["name"]
+    await world.patch("job", {"status": status}, name=name, subresource="status")
 
 
 async def test_a_job_reads_the_shape_and_the_status_keeps_it(
@@ -59,11 +77,34 @@ async def test_a_shape_that_is_kept_needs_no_job(running: World, resource: Resou
     await end(running, started, code=0, message=json.dumps(shape))
     await running.until_condition("Planned", "True")
 
-    await running.kubectl("delete", "job,pod", "--all", "--grace-period=0", "--force")
+    await without_jobs(running)
     await running.patch("kvd", {"spec": {"drainSeconds": 7}})
 
     await running.until_condition("Planned", "True")
     assert await job(running) == {}
+
+
+async def test_another_image_freezes_nothing_and_loses_no_shape(
+    running: World, resource: Resource
+) -> None:
+    shape = resource["spec"]["model"].pop("shape")
+    await running.apply(resource)
+    await end(running, await until(lambda: job(running)), code=0, message=json.dumps(shape))
+    await running.until_condition("Planned", "True")
+    await without_jobs(running)
+
+    await running.patch("kvd", {"spec": {"engine": {"image": "serving:2"}}})
+
+    await fail(running, await until(lambda: job(running)), message="{}")
+
+    async def said() -> bool:
+        return "failure" in (await running.get("kvd"))["status"]["model"]
+
+    await until(said)
+    assert (await running.get("kvd"))["status"]["model"]["shape"] == shape
+    await running.until_condition("Planned", "True")
+    pod = (await running.get("deployment"))["spec"]["template"]["spec"]
+    assert pod["containers"][0]["image"] == "serving:2"
 
 
 async def test_a_model_that_cannot_be_read_is_said_in_the_jobs_words(
@@ -72,14 +113,7 @@ async def test_a_model_that_cannot_be_read_is_said_in_the_jobs_words(
     await running.apply(unread)
     started = await until(lambda: job(running))
     words = {"reason": "ConfigMissing", "message": "/models/demo has no config.json: correct it."}
-    await end(running, started, code=1, message=json.dumps(words))
-
-    name = started["metadata"]["name"]
-    now = "2026-11-24T12:00:00Z"
-    target = {"type": "FailureTarget", "status": "True", "lastTransitionTime": now}
-    failed = {"type": "Failed", "status": "True", "lastTransitionTime": now}
-    status = {"conditions": [target, failed], "startTime": now, "failed": 1}
-    await running.patch("job", {"status": status}, name=name, subresource="status")
+    await fail(running, started, message=json.dumps(words))
 
     stalled = await running.until_condition("Stalled", "True", reason="ConfigMissing")
     assert stalled["message"] == words["message"]

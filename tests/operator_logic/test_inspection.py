@@ -9,19 +9,27 @@ import pytest
 from kvarn.planner import ModelShape, ShapeError
 from kvarn_operator import inspection
 from kvarn_operator.api import KVarNDeployment
+from kvarn_operator.config import Config
 from kvarn_operator.inspection import Finding
 from kvarn_operator.observe import INSPECTION, Child, Failure, Observed, Pod
 from tests.operator_logic.builders import CONFIG, SHAPE, target
 
 UNREAD = target(model={"source": "pvc://demo-model/demo"})
-JOB = inspection.job_name(UNREAD, CONFIG)
+NEWER = replace(CONFIG, serving_cpu_image="serving-cpu:2")
 
 
-def find(of: KVarNDeployment = UNREAD, *, job: dict[str, Any] | None = None, **pod: Any) -> Finding:
+def find(
+    of: KVarNDeployment = UNREAD,
+    *,
+    job: dict[str, Any] | None = None,
+    config: Config = CONFIG,
+    **pod: Any,
+) -> Finding:
     """What is found where there is this Job, with this pod."""
-    started = Child.read({"metadata": {"name": JOB}} | (job or {}), kind="Job")
-    pods = [Pod(name="x", component=INSPECTION, job=JOB, **pod)] if pod else []
-    return inspection.find(of, Observed.of([started] if job is not None else [], pods), CONFIG)
+    name = inspection.job_name(UNREAD, config)
+    started = Child.read({"metadata": {"name": name}} | (job or {}), kind="Job")
+    pods = [Pod(name="x", component=INSPECTION, job=name, **pod)] if pod else []
+    return inspection.find(of, Observed.of([started] if job is not None else [], pods), config)
 
 
 def kept(finding: Finding) -> KVarNDeployment:
@@ -56,15 +64,56 @@ def test_what_the_job_printed_is_the_shape_and_is_kept() -> None:
     assert not find(kept(found)).wants_job
 
 
-def test_another_revision_or_image_is_another_model() -> None:
-    found = kept(find(job={}, output=json.dumps(SHAPE)))
-
-    changed = replace(CONFIG, serving_cpu_image="serving-cpu:2")
-
-    assert inspection.find(found, Observed(), changed).wants_job
-
-
 FAILED = {"status": {"conditions": [{"type": "Failed", "status": "True", "message": "Deadline"}]}}
+
+
+@pytest.mark.parametrize("change", [{"source": "pvc://demo-model/other"}, {"revision": "v2"}])
+def test_another_source_or_revision_is_another_model(change: dict[str, str]) -> None:
+    of = kept(find(job={}, output=json.dumps(SHAPE)))
+    model = of.spec.model.model_copy(update=change)
+
+    found = find(of.model_copy(update={"spec": of.spec.model_copy(update={"model": model})}))
+
+    assert found.shape is None
+    assert found.wants_job
+
+
+def test_another_image_reads_the_model_again_while_the_known_shape_is_planned_by() -> None:
+    of = kept(find(job={}, output=json.dumps(SHAPE)))
+
+    found = find(of, config=NEWER)
+
+    assert found.wants_job
+    assert found.shape == ModelShape.from_dict(SHAPE)
+    assert found.record == of.status.model
+    assert inspection.job_name(UNREAD, NEWER) != inspection.job_name(UNREAD, CONFIG)
+
+
+def test_what_another_image_read_takes_the_place_of_the_known_shape() -> None:
+    of = kept(find(job={}, output=json.dumps(SHAPE)))
+    another = SHAPE | {"layers": 3}
+
+    found = find(of, job={}, config=NEWER, output=json.dumps(another))
+
+    assert found.shape == ModelShape.from_dict(another)
+    assert not find(kept(found), config=NEWER).wants_job
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [{"failure": Failure(reason="Unsupported", message="Unknown architecture.")}, {"output": "{}"}],
+    ids=["failed", "no_shape"],
+)
+def test_an_image_that_cannot_read_the_model_takes_no_shape_away(pod: dict[str, Any]) -> None:
+    of = kept(find(job={}, output=json.dumps(SHAPE)))
+
+    found = find(of, job=FAILED, config=NEWER, **pod)
+
+    assert found.shape == ModelShape.from_dict(SHAPE)
+    assert found.record is not None
+    assert found.record.failure is not None
+    assert find(kept(found), config=NEWER).record == found.record
+    assert find(kept(found)).shape == found.shape
 
 
 def test_the_jobs_last_words_are_the_failure() -> None:

@@ -144,11 +144,13 @@ class InspectedModel(ApiModel):
     """What the inspection of a model found, kept so that it is read once."""
 
     key: Annotated[str, Field(max_length=64)]
-    """Hash of the source, the revision and the image that this is about."""
+    """Hash of the source and the revision that this is about."""
+    image: str = Field(default="", max_length=512)
+    """Serving image that read the shape; with another it is read again, and holds meanwhile."""
     shape: OpenObject | None = None
     """The model's shape."""
     failure: InspectionFailure | None = None
-    """Why there is none."""
+    """Why there is none, or why another image could not read it."""
 
 
 class LastScale(ApiModel):

@@ -156,10 +156,8 @@ def _register_children(registry: kopf.OperatorRegistry, board: Board) -> None:
     kopf.on.event(*PODS, labels=OURS, registry=registry)(wake)
 
     @kopf.index(*RESOURCE, registry=registry, id="lessons")
-    async def learned(
-        body: kopf.Body, namespace: str | None, name: str, **_: Any
-    ) -> dict[Key, list[Lesson]]:
-        return {(namespace or "", name): lessons(body)}
+    async def learned(body: kopf.Body, namespace: str | None, **_: Any) -> dict[str, list[Lesson]]:
+        return {namespace or "": lessons(body)}
 
 
 def _indexer(read: Callable[[kopf.Body], Any]) -> Any:
@@ -255,7 +253,8 @@ class Driver:
 
     def _observed(self) -> Observed:
         views = (self.views[plural].get(self.key, ()) for _, _, plural in CHILDREN)
-        learned = chain.from_iterable(self.views["lessons"].values())
+        # Lessons of another namespace may have been written by another tenant.
+        learned = self.views["lessons"].get(self.key[0], ())
         return Observed.of(
             chain.from_iterable(views),
             self.views["pods"].get(self.key, ()),

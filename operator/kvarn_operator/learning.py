@@ -1,8 +1,8 @@
 """What real starts teach: how far off the account was, and how to start again after a failure.
 
-A lesson belongs to a model, an accelerator, a release of vLLM and the flags that a person set: its
-key. It stands in the status of the resources that learned it, so it outlives the operator, and any
-resource with the same key plans by it. A plan keeps the lesson that it was made with until what it
+A lesson belongs to a model, an accelerator and what the servers run: its key. It stands in the
+status of the resources that learned it, so it outlives the operator, and any resource of the same
+namespace with the same key plans by it. A plan keeps the lesson that it was made with until what it
 was made from changes: what is learned from a start that went well never rolls the pods that taught
 it, nor does an edit of the spec that is not about the plan.
 """
@@ -40,7 +40,7 @@ def standing(status: Status, *, key: str, basis: str, others: Iterable[Lesson]) 
         status: of the resource; while the plan there is made from the same, so is its lesson.
         key: of the lesson.
         basis: what the plan is made from.
-        others: lessons of all resources.
+        others: lessons of all resources of the namespace.
     """
     if (made := status.plan) and made.lesson and made.basis == basis:
         return made.lesson

@@ -202,13 +202,13 @@ class Child:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """The children of one resource, and what others learned, as the watch streams last showed."""
+    """The children of one resource, and what its namespace learned, as the streams last showed."""
 
     children: Mapping[tuple[str, str], Child] = field(default_factory=dict)
     """By (kind, name)."""
     pods: tuple[Pod, ...] = ()
     lessons: tuple[Lesson, ...] = ()
-    """What all resources have learned from starts."""
+    """What all resources of the namespace have learned from starts."""
 
     @classmethod
     def of(

@@ -71,6 +71,7 @@ def plan(
     shape: planner.ModelShape,
     products: Collection[str],
     *,
+    image: str,
     lessons: Iterable[Lesson] = (),
     lesson: Lesson | None = None,
 ) -> Outcome:
@@ -80,14 +81,15 @@ def plan(
         target: the resource.
         shape: the model's.
         products: ``nvidia.com/gpu.product`` labels of the cluster's nodes, if `needs_product`.
-        lessons: what all resources have learned.
+        image: that the servers run.
+        lessons: what the resources of the namespace have learned.
         lesson: what to plan by instead, after a failure.
     """
     spec = target.spec
     try:
         product = _product(target, products)
         accelerator = _accelerator(spec, product)
-        key = _lesson_key(spec, shape, accelerator)
+        key = _lesson_key(spec, shape, accelerator, image)
         basis = _basis(spec, key)
         known = lesson or learning.standing(target.status, key=key, basis=basis, others=lessons)
         result = planner.plan(
@@ -103,18 +105,21 @@ def plan(
     return Planned(plan=result, shape=shape, product=product, lesson=known, basis=basis)
 
 
-def _lesson_key(spec: Spec, shape: planner.ModelShape, accelerator: planner.Accelerator) -> str:
-    """What a lesson is about: model, accelerator, release of vLLM, and flags set by a person.
+def _lesson_key(
+    spec: Spec, shape: planner.ModelShape, accelerator: planner.Accelerator, image: str
+) -> str:
+    """What a lesson is about: model, accelerator, and all that a person can change of the servers.
 
     The length of the context is none of it: the same memory holds longer requests or more of them.
     """
-    limits = _limits(spec)
+    engine, limits = spec.engine, _limits(spec)
     return digest(
         [
             shape.to_dict(),
             [accelerator.product, accelerator.memory_bytes, accelerator.count],
-            [planner.DEFAULT_VERSION, spec.engine.image],
-            [spec.engine.args, spec.cache.format],
+            [planner.DEFAULT_VERSION, image],
+            [engine.args, [variable.model_dump() for variable in engine.env], spec.pod_template],
+            spec.cache.format,
             [limits.max_sequences, limits.max_batched_tokens, limits.utilization_percent],
         ]
     )

@@ -34,6 +34,7 @@ from kvarn_operator.config import Config
 from kvarn_operator.events import Event
 from kvarn_operator.observe import Observed
 from kvarn_operator.planning import Outcome, Planned, Unplanned
+from kvarn_operator.pods import image
 from kvarn_operator.pressure import Fleet, fleet
 from kvarn_operator.readings import Reading, record
 from kvarn_operator.scene import Scene
@@ -142,7 +143,8 @@ class Reconciler:
             if finding.wants_job:
                 await self.api.apply(inspection.job(target, self.config))
             if finding.shape is not None:
-                outcome = retries.plan(target, observed, finding.shape, products)
+                runs = image(target, self.config)
+                outcome = retries.plan(target, observed, finding.shape, products, image=runs)
         except planner.ShapeError as error:
             outcome = Unplanned(reason=error.reason, message=error.message)
         except RefusedError as error:

@@ -13,9 +13,11 @@ def plan(
     observed: Observed,
     shape: planner.ModelShape,
     products: frozenset[str],
+    *,
+    image: str,
 ) -> Outcome:
     """The plan; a corrected one if no server of the present one has started for lack of memory."""
-    outcome = planning.plan(target, shape, products, lessons=observed.lessons)
+    outcome = planning.plan(target, shape, products, image=image, lessons=observed.lessons)
     if isinstance(outcome, Unplanned):
         return outcome
     failed = _failed_start(Scene(target=target, outcome=outcome, observed=observed), outcome)
@@ -24,7 +26,7 @@ def plan(
     pod, failure = failed
     lesson = learning.after_failure(outcome.lesson, outcome.plan, failure, pod.template_hash)
     if lesson is not None:
-        again = planning.plan(target, shape, products, lesson=lesson)
+        again = planning.plan(target, shape, products, image=image, lesson=lesson)
         if isinstance(again, Unplanned) or again.plan.vllm_flags() != outcome.plan.vllm_flags():
             return again
     return Unplanned(reason=failure.reason, message=learning.exhausted(outcome.lesson, failure))

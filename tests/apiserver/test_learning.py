@@ -1,9 +1,11 @@
 """A start that ran out of memory is planned again, by this resource and by others."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
-from tests.apiserver.world import World, until
+from kvarn_operator.config import Config
+from tests.apiserver.world import World, operator, until
 from tests.operator_logic.builders import QWEN3_8B
 
 MISSING_BYTES = 256 << 20
@@ -77,25 +79,36 @@ async def test_a_corrected_start_may_take_the_accelerators_of_the_failed_one(
     assert await template(running) == corrected
 
 
-async def test_a_start_without_memory_is_corrected_and_others_learn_from_it(
-    running: World, resource: dict[str, Any]
+async def planned_by(world: World, name: str) -> set[str]:
+    """Lines of the memory account of a plan, once there is one."""
+
+    async def lines() -> set[str]:
+        plan = (await world.get("kvd", name)).get("status", {}).get("plan", {})
+        return {line["name"] for line in plan.get("memory", ())}
+
+    return await until(lines)
+
+
+async def test_a_start_without_memory_is_corrected_and_its_neighbours_learn_from_it(
+    world: World, config: Config, resource: dict[str, Any]
 ) -> None:
-    await running.apply(tight(resource))
-    await running.until_deployed()
-    await running.until_condition("MemoryFits", "True")
-    before = await template(running)
+    """Those of another namespace do not: who may write a status there may write nothing here."""
+    elsewhere = replace(world, namespace=f"{world.namespace}-elsewhere")
+    await elsewhere.create()
+    with operator(f"{world.namespace} {elsewhere.namespace}", config):
+        await world.apply(tight(resource))
+        await world.until_deployed()
+        await world.until_condition("MemoryFits", "True")
+        before = await template(world)
 
-    await fail(running, "demo-1")
+        await fail(world, "demo-1")
 
-    async def corrected() -> bool:
-        return "Start 2 of 4" in (await running.condition("MemoryFits")).get("message", "")
+        async def corrected() -> bool:
+            return "Start 2 of 4" in (await world.condition("MemoryFits")).get("message", "")
 
-    await until(corrected)
-    assert await template(running) != before
-    await running.apply(tight(resource, "other"))
-
-    async def learned() -> bool:
-        plan = (await running.get("kvd", "other")).get("status", {}).get("plan", {})
-        return any(line["name"] == "learned" for line in plan.get("memory", ()))
-
-    await until(learned)
+        await until(corrected)
+        assert await template(world) != before
+        await world.apply(tight(resource, "other"))
+        assert "learned" in await planned_by(world, "other")
+        await elsewhere.apply(tight(resource, "other"))
+        assert "learned" not in await planned_by(elsewhere, "other")

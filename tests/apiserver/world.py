@@ -226,9 +226,9 @@ class World:
 
 @contextmanager
 def operator(
-    namespace: str | None, config: Config, *, health_port: int = 0, wait: bool = True
+    namespaces: str | None, config: Config, *, health_port: int = 0, wait: bool = True
 ) -> Iterator[None]:
-    """The operator for one or all namespaces, in a thread of its own, until the block ends.
+    """The operator for all or these namespaces, in a thread of its own, until the block ends.
 
     As it ends, kopf cancels whatever else runs in its loop.
     """
@@ -238,8 +238,8 @@ def operator(
         running = pool.submit(
             kopf.run,
             registry=registry,
-            clusterwide=namespace is None,
-            namespaces=[namespace] if namespace else [],
+            clusterwide=namespaces is None,
+            namespaces=(namespaces or "").split(),
             standalone=True,
             liveness_endpoint=f"http://127.0.0.1:{health_port}/healthz" if health_port else None,
             ready_flag=ready,

@@ -11,6 +11,7 @@ from kvarn_operator.planning import Planned
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 CONFIG = Config(serving_image="serving:1", serving_cpu_image="serving-cpu:1")
+IMAGE = "serving:1"
 SHAPE = {
     "architecture": "LlamaForCausalLM",
     "layers": 2,
@@ -68,11 +69,11 @@ def gpu_target(**spec: Any) -> KVarNDeployment:
     return target(**({"model": model, "accelerator": accelerator} | spec))
 
 
-def planned(of: KVarNDeployment) -> Planned:
+def planned(of: KVarNDeployment, *, image: str = IMAGE) -> Planned:
     """The plan for a resource with an inline shape."""
     assert of.spec.model.shape is not None
     shape = ModelShape.from_dict(of.spec.model.shape.model_dump(by_alias=True))
-    outcome = planning.plan(of, shape, ())
+    outcome = planning.plan(of, shape, (), image=image)
     assert isinstance(outcome, Planned), outcome
     return outcome
 

@@ -14,7 +14,7 @@ from kvarn_operator.pressure import Fleet
 from kvarn_operator.readings import Reading
 from kvarn_operator.scene import Scene
 from kvarn_operator.scrape import Sample
-from tests.operator_logic.builders import CONFIG, NOW, gpu_target, planned, target
+from tests.operator_logic.builders import CONFIG, IMAGE, NOW, gpu_target, planned, target
 
 GIB = 1 << 30
 FULL = Failure(
@@ -67,7 +67,7 @@ def tight_target() -> KVarNDeployment:
 
 
 def again(of: KVarNDeployment, observed: Observed) -> Outcome:
-    return retries.plan(of, observed, planned(of).shape, frozenset())
+    return retries.plan(of, observed, planned(of).shape, frozenset(), image=IMAGE)
 
 
 def test_what_vllm_had_left_is_what_the_account_lacked() -> None:
@@ -292,11 +292,19 @@ def test_a_key_tells_flags_and_models_apart() -> None:
             gpu_target(engine={"args": ["--enforce-eager"]}),
             gpu_target(cache={"format": "fp8"}),
             gpu_target(accelerator={"product": "NVIDIA-H200"}),
+            gpu_target(engine={"env": [{"name": "VLLM_USE_DEEP_GEMM", "value": "1"}]}),
+            gpu_target(podTemplate={"spec": {"runtimeClassName": "shared"}}),
         )
     }
 
-    assert len(keys) == 4
+    assert len(keys) == 6
     assert planned(gpu_target()).lesson.key in keys
+
+
+def test_a_key_tells_images_apart_the_operators_own_too() -> None:
+    first, second = (planned(gpu_target(), image=image) for image in ("serving:1", "serving:2"))
+
+    assert first.lesson.key != second.lesson.key
 
 
 @pytest.mark.parametrize("share", [0.999, 1.0, 1.001])

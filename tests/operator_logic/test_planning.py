@@ -1,5 +1,6 @@
 """From the spec to a plan, or to the reason why there is none."""
 
+from collections.abc import Collection
 from dataclasses import fields
 from typing import get_args
 
@@ -7,17 +8,22 @@ from kvarn.planner import FORMATS, ModelShape
 from kvarn.planner.camel import camel
 from kvarn.planner.layer_kind import LayerKind as PlannedKind
 from kvarn_operator import planning
+from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.api.model import LayerKind, Shape
 from kvarn_operator.api.spec import Format
 from kvarn_operator.api.status import Plan
-from kvarn_operator.planning import Planned, Unplanned
-from tests.operator_logic.builders import QWEN3_8B, gpu_target, planned, target
+from kvarn_operator.planning import Outcome, Planned, Unplanned
+from tests.operator_logic.builders import IMAGE, QWEN3_8B, gpu_target, planned, target
 
 SHAPE = ModelShape.from_dict(QWEN3_8B)
 H100, H200 = "NVIDIA-H100-80GB-HBM3", "NVIDIA-H200"
 
 
-def without_product(**accelerator: object) -> planning.KVarNDeployment:
+def plan(of: KVarNDeployment, products: Collection[str]) -> Outcome:
+    return planning.plan(of, SHAPE, products, image=IMAGE)
+
+
+def without_product(**accelerator: object) -> KVarNDeployment:
     return gpu_target(accelerator=accelerator)
 
 
@@ -51,14 +57,14 @@ def test_the_memory_of_a_cpu_pod_is_its_limit() -> None:
 
 
 def test_the_one_product_of_the_cluster_needs_no_mention() -> None:
-    outcome = planning.plan(without_product(), SHAPE, {H100})
+    outcome = plan(without_product(), {H100})
 
     assert isinstance(outcome, Planned)
     assert outcome.product == H100
 
 
 def test_several_products_ask_for_a_choice() -> None:
-    outcome = planning.plan(without_product(), SHAPE, {H100, H200})
+    outcome = plan(without_product(), {H100, H200})
 
     assert isinstance(outcome, Unplanned)
     assert H100 in outcome.message
@@ -66,26 +72,26 @@ def test_several_products_ask_for_a_choice() -> None:
 
 
 def test_nodes_of_another_product_do_not_unsettle_a_plan() -> None:
-    first = planning.plan(without_product(), SHAPE, {H100})
+    first = plan(without_product(), {H100})
     assert isinstance(first, Planned)
     status = without_product().status.model_copy(update={"plan": planning.to_status(first)})
     again = without_product().model_copy(update={"status": status})
 
-    outcome = planning.plan(again, SHAPE, {H100, H200})
+    outcome = plan(again, {H100, H200})
 
     assert isinstance(outcome, Planned)
     assert outcome.product == H100
 
 
 def test_a_slice_of_a_gpu_has_its_share_of_the_memory() -> None:
-    outcome = planning.plan(without_product(resource="nvidia.com/mig-3g.40gb"), SHAPE, {H100})
+    outcome = plan(without_product(resource="nvidia.com/mig-3g.40gb"), {H100})
 
     assert isinstance(outcome, Planned)
     assert outcome.plan.accelerator.product == "H100-80GB-HBM3-MIG-3g.40gb"
 
 
 def test_what_does_not_fit_says_so_with_numbers() -> None:
-    outcome = planning.plan(gpu_target(accelerator={"product": "Tesla-T4"}), SHAPE, ())
+    outcome = plan(gpu_target(accelerator={"product": "Tesla-T4"}), ())
 
     assert isinstance(outcome, Unplanned)
     assert outcome.is_about_memory

@@ -210,7 +210,7 @@ class Status(ApiModel):
     lessons: list[Lesson] = Field(
         default_factory=list, max_length=8, json_schema_extra={"x-kubernetes-list-type": "atomic"}
     )
-    """What starts have taught; other resources with the same key plan by it too."""
+    """What starts have taught; others of the namespace with the same key plan by it."""
     pressure: Pressure | None = None
     """How much work there is."""
     replicas: int | None = None

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from pydantic import ValidationError
+
 from kvarn_operator import learning
 from kvarn_operator.api.base import timestamp
 from kvarn_operator.api.status import Condition, Lesson
@@ -46,6 +48,25 @@ def verdicts(scene: Scene) -> Iterator[tuple[str, Verdict]]:
     yield "ScalingActive", _scaling(scene)
     if stalled := _stalled(scene, rollout):
         yield "Stalled", stalled
+
+
+def invalid(error: ValidationError) -> Iterator[tuple[str, Verdict]]:
+    """Those of a spec that cannot be read: what runs is left alone, and a person has to act."""
+    why = "; ".join(_place(each["loc"]) + each["msg"] for each in error.errors())
+    for kind in ("Ready", "Planned", "Progressing", "ScalingActive"):
+        yield kind, Verdict("False", "InvalidSpec", f"Correct {why}.")
+    yield "Stalled", Verdict("True", "InvalidSpec", f"Correct {why}.")
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    return f"{'.'.join(map(str, location))}: "
+
+
+def broken_off(error: Exception) -> Iterator[tuple[str, Verdict]]:
+    """Those after a pass that a mistake of the operator ended: nobody knows the rest."""
+    message = f"The operator failed ({type(error).__name__}: {error}): its log says where."
+    yield "Ready", Verdict("Unknown", "PassFailed", message)
+    yield "Degraded", Verdict("True", "PassFailed", message)
 
 
 def merge(

@@ -22,6 +22,7 @@ from kvarn_operator import API_VERSION, FINALIZER, GROUP, OWNER_LABEL, PLURAL, V
 from kvarn_operator.actuate import Actuator
 from kvarn_operator.api.status import Lesson
 from kvarn_operator.cluster import Cluster, ClusterError
+from kvarn_operator.conditions import broken_off
 from kvarn_operator.config import Config
 from kvarn_operator.events import Event
 from kvarn_operator.metrics_api.registration import Registration
@@ -239,17 +240,34 @@ class Driver:
                     dict(self.body), self._observed(), self.memory, tell=self._tell
                 )
         except ClusterError as error:
-            metrics.PASSES.labels("error").inc()
-            self.failures += 1
+            seconds = self._failed()
             metrics.tell(*self.key, {})
-            seconds = min(2.0**self.failures, LONGEST_RETRY_SECONDS)
             logger.warning(f"The pass failed and is tried again in {seconds:.0f} s: {error}")  # noqa: G004
+        except Exception as error:
+            seconds = self._failed()
+            logger.exception(f"The pass broke off and is tried again in {seconds:.0f} s.")  # noqa: G004
+            await self._own_up(error, logger)
         else:
             metrics.PASSES.labels("ok").inc()
             self.failures = 0
         finally:
             del self.board.began[self.key]
         return seconds
+
+    def _failed(self) -> float:
+        """Count a failure; seconds until the next try."""
+        metrics.PASSES.labels("error").inc()
+        self.failures += 1
+        return min(2.0**self.failures, LONGEST_RETRY_SECONDS)
+
+    async def _own_up(self, mistake: Exception, logger: kopf.Logger) -> None:
+        """Say in the status that a pass broke off."""
+        try:
+            await self.reconciler.amend(
+                dict(self.body), broken_off(mistake), self.memory, tell=self._tell
+            )
+        except ClusterError as error:
+            logger.warning(f"That could not be written: {error}")  # noqa: G004
 
     def _observed(self) -> Observed:
         views = (self.views[plural].get(self.key, ()) for _, _, plural in CHILDREN)

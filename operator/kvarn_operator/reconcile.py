@@ -10,11 +10,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from pydantic import ValidationError
+
 from kvarn import planner
 from kvarn_operator import (
     apply,
     autoscale,
     checkpoint,
+    conditions,
     events,
     inspection,
     metrics,
@@ -24,12 +27,13 @@ from kvarn_operator import (
     status,
 )
 from kvarn_operator.actuate import Actuator, followed, told
-from kvarn_operator.api import KVarNDeployment
+from kvarn_operator.api import Head, KVarNDeployment, Metadata
 from kvarn_operator.api.base import timestamp
 from kvarn_operator.api.status import Checkpoint, InspectedModel, LastScale, Status
 from kvarn_operator.apply import Applied, Applier
 from kvarn_operator.autoscale import Change, Decision, History
 from kvarn_operator.cluster import RefusedError
+from kvarn_operator.conditions import Verdict
 from kvarn_operator.config import Config
 from kvarn_operator.events import Event
 from kvarn_operator.observe import Observed
@@ -120,7 +124,11 @@ class Reconciler:
         Raises:
             ClusterError: the API server did not do what was asked; nothing is lost by retrying.
         """
-        target = KVarNDeployment.model_validate(body)
+        try:
+            target = KVarNDeployment.model_validate(body)
+        except ValidationError as error:
+            await self.amend(body, conditions.invalid(error), memory, tell=tell)
+            return RESYNC_SECONDS
         if memory.status is not None:
             target = target.model_copy(update={"status": memory.status})
         scene = await self._plan(target, observed)
@@ -130,6 +138,25 @@ class Reconciler:
         scene = await self._scale(scene, servers, memory)
         await self._report(scene, servers, memory, tell=tell)
         return self._next_look(scene)
+
+    async def amend(
+        self,
+        body: Mapping[str, Any],
+        verdicts: Iterable[tuple[str, Verdict]],
+        memory: Memory,
+        *,
+        tell: Callable[[Event], None],
+    ) -> None:
+        """Write conditions of a resource that no pass can work on, and let no demand stand.
+
+        Raises:
+            ClusterError: the API server did not do what was asked.
+        """
+        head = Head.model_validate(body)
+        meta, old = head.metadata, memory.status or head.status
+        new = status.amended(old, verdicts, generation=meta.generation, now=self.clock())
+        metrics.tell(meta.namespace, meta.name, {})
+        await self._write_status(meta, memory, old=old, new=new, tell=tell)
 
     async def _plan(self, target: KVarNDeployment, observed: Observed) -> Scene:
         products: frozenset[str] = frozenset()
@@ -264,6 +291,17 @@ class Reconciler:
         )
         if new.desired_replicas is not None:
             metrics.DESIRED.labels(meta.namespace, meta.name).set(new.desired_replicas)
+        await self._write_status(meta, memory, old=old, new=new, tell=tell)
+
+    async def _write_status(
+        self,
+        meta: Metadata,
+        memory: Memory,
+        *,
+        old: Status,
+        new: Status,
+        tell: Callable[[Event], None],
+    ) -> None:
         if status.dump(new) != status.dump(old):
             identity = {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid}
             await self.api.apply_status(identity=identity, status=status.dump(new))

@@ -1,6 +1,6 @@
 """The status of a resource, as a pure function of what a pass has found."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +14,7 @@ from kvarn_operator.api.status import (
     PressureParts,
     Status,
 )
+from kvarn_operator.conditions import Verdict
 from kvarn_operator.observe import SERVER
 from kvarn_operator.planning import Planned
 from kvarn_operator.pods import selector
@@ -70,6 +71,19 @@ def build(
     if learnt is None or dump(new) == dump(old):
         return new
     return new.model_copy(update={"checkpoint": learnt})
+
+
+def amended(
+    old: Status, verdicts: Iterable[tuple[str, Verdict]], *, generation: int, now: datetime
+) -> Status:
+    """`old` with these conditions, where no pass has found the rest.
+
+    ``Stalled`` is there only as long as it is said.
+    """
+    said = conditions.merge(old.conditions, verdicts, generation=generation, now=now)
+    types = {condition.type for condition in said} | {"Stalled"}
+    kept = [condition for condition in old.conditions if condition.type not in types]
+    return old.model_copy(update={"conditions": [*said, *kept], "observed_generation": generation})
 
 
 def _lesson(scene: Scene, readings: Mapping[str, Reading]) -> Lesson | None:

@@ -3,7 +3,10 @@
 import json
 from typing import Any
 
-from tests.apiserver.world import World
+import pytest
+
+from kvarn_operator import render
+from tests.apiserver.world import World, until
 
 WORDS = {
     "reason": "InsufficientMemory",
@@ -63,3 +66,28 @@ async def test_a_change_of_condition_is_an_event(running: World, resource: dict[
     await running.kubectl(
         "wait", "--for=create", "events", "--field-selector=reason=Planned", "--timeout=60s"
     )
+
+
+async def test_a_mistake_of_the_operator_is_told_and_tried_again_ever_more_rarely(
+    running: World,
+    resource: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def mistaken(*_: Any, **__: Any) -> None:
+        raise KeyError("surprise")
+
+    async def tried_again() -> bool:
+        return "is tried again in 4 s" in caplog.text
+
+    with monkeypatch.context() as patched:
+        patched.setattr(render, "children", mistaken)
+        await running.apply(resource)
+        degraded = await running.until_condition("Degraded", "True", reason="PassFailed")
+        assert "KeyError: 'surprise'" in degraded["message"]
+        await running.until_condition("Ready", "Unknown", reason="PassFailed")
+        await until(tried_again)
+        assert "Traceback" in caplog.text
+
+    await running.until_condition("Degraded", "False")
+    await running.until_deployed()

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from hack import cache, keda
-from kvarn_operator import metrics
+from kvarn_operator import metrics, render
 from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.autoscalers import autoscaler
+from kvarn_operator.cluster import ClusterError
 from kvarn_operator.config import Config
 from tests.apiserver.vllm import Load, Servers, servers
 from tests.apiserver.world import World, operator, until
@@ -94,10 +95,14 @@ async def test_prometheus_finds_the_demand_and_finds_none_on_silence(
     await until(is_silent)
 
 
-async def test_prometheus_finds_no_demand_without_a_plan_or_a_resource(
-    scaled: World, resource: Resource
+async def test_prometheus_finds_no_demand_without_a_plan_a_pass_or_a_resource(
+    scaled: World, resource: Resource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An old number would be believed."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ClusterError(0, "The API server does not answer.")
+
     await install_keda(scaled)
     await serve(scaled, resource)
 
@@ -112,6 +117,11 @@ async def test_prometheus_finds_no_demand_without_a_plan_or_a_resource(
     await until(is_silent)
 
     await scaled.patch("kvd", {"spec": {"accelerator": {"memory": "2Gi"}}})
+    await until(is_told)
+    with monkeypatch.context() as patched:
+        patched.setattr(render, "children", fail)
+        await until(is_silent)
+
     await until(is_told)
     await scaled.kubectl("delete", "kvd", "demo")
     await until(is_silent)

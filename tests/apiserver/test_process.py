@@ -1,6 +1,7 @@
 """The operator as a process: its probe, and the order in which things are installed."""
 
 import asyncio
+import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -62,3 +63,40 @@ async def test_an_operator_that_comes_before_its_crd_waits_for_it(
         await bare.install()
         await bare.apply(resource)
         await bare.until_condition("Planned", "True")
+
+
+async def admit_any_pod_template(world: World) -> None:
+    """Make the CRD as loose as that of an older release."""
+    place = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/podTemplate"
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    change = json.dumps([{"op": "replace", "path": place, "value": schema}])
+    name = "kvarndeployments.serving.kvarn.dev"
+    await world.kubectl("patch", "crd", name, "--type=json", "-p", change)
+
+
+async def test_a_spec_that_an_older_crd_let_in_is_told_and_its_servers_are_left_alone(
+    bare: World, resource: dict[str, Any], config: Config
+) -> None:
+    await bare.create()
+    await bare.install()
+    await admit_any_pod_template(bare)
+
+    with operator(bare.namespace, config):
+        await bare.apply(resource)
+        before = await bare.until_deployed()
+        broken = {"spec": {"containers": [{"image": "x"}]}}
+
+        async def admitted() -> bool:
+            await bare.patch("kvd", {"spec": {"podTemplate": broken}})
+            return "spec" in (await bare.get("kvd"))["spec"]["podTemplate"]
+
+        await until(admitted)
+        planned = await bare.until_condition("Planned", "False", reason="InvalidSpec")
+        assert "podTemplate.spec.containers.0.name" in planned["message"]
+        await bare.until_condition("Ready", "False", reason="InvalidSpec")
+        await bare.until_condition("Stalled", "True", reason="InvalidSpec")
+        assert (await bare.get("deployment"))["spec"] == before["spec"]
+
+        await bare.patch("kvd", {"spec": {"podTemplate": None}})
+        await bare.until_condition("Planned", "True")
+        assert not await bare.condition("Stalled")

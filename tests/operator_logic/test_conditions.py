@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from kvarn_operator import conditions, status
 from kvarn_operator.api.status import Condition, Status
@@ -13,7 +14,7 @@ from kvarn_operator.observe import TEMPLATE_HASH, Child, Failure, Observed, Pod
 from kvarn_operator.planning import Unplanned
 from kvarn_operator.pressure import Fleet, Parts, Server
 from kvarn_operator.scene import Scene
-from tests.operator_logic.builders import later, planned, target
+from tests.operator_logic.builders import NOW, later, planned, target
 
 MISFIT = Unplanned(reason="InsufficientMemory", message="9 GiB of 8 GiB: use a larger GPU.")
 INSPECTING = Unplanned(reason="Inspecting", message="A Job reads it.", waiting=True)
@@ -148,6 +149,45 @@ def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
     assert first.last_transition_time == again.last_transition_time == "2026-11-24T12:00:00Z"
     assert changed.last_transition_time == "2026-11-24T12:01:00Z"
     assert changed.observed_generation == 2
+
+
+def invalid(**spec: Any) -> dict[str, Verdict]:
+    with pytest.raises(ValidationError) as refusal:
+        target(**spec)
+    return dict(conditions.invalid(refusal.value))
+
+
+def test_a_spec_that_cannot_be_read_is_said_by_the_field() -> None:
+    found = invalid(drainSeconds="soon", podTemplate={"spec": {"volumes": [{}]}})
+
+    assert {found[kind].status for kind in ("Ready", "Planned", "Progressing")} == {"False"}
+    assert {verdict.reason for verdict in found.values()} == {"InvalidSpec"}
+    assert found["Planned"].message.startswith("Correct spec.drainSeconds: ")
+    assert "spec.podTemplate.spec.volumes.0.name: " in found["Planned"].message
+
+
+def test_what_a_pass_that_broke_off_did_not_find_stands() -> None:
+    before = status.build(scene(deployment(ready=1)), fleet=Fleet(), readings={}, now=later(0))
+
+    after = status.amended(
+        before, conditions.broken_off(KeyError("x")), generation=2, now=later(60)
+    )
+
+    found = {each.type: (each.status, each.reason) for each in after.conditions}
+    assert found["Ready"] == ("Unknown", "PassFailed")
+    assert found["Degraded"] == ("True", "PassFailed")
+    assert found["Planned"] == ("True", "Planned")
+    assert (after.plan, after.observed_generation) == (before.plan, 2)
+
+
+def test_a_mended_spec_is_not_stalled_by_what_it_said_before() -> None:
+    stalled = status.amended(
+        Status(), invalid(drainSeconds="soon").items(), generation=1, now=later(0)
+    )
+
+    after = status.amended(stalled, conditions.broken_off(KeyError("x")), generation=2, now=NOW)
+
+    assert "Stalled" not in {each.type for each in after.conditions}
 
 
 def test_messages_are_bounded() -> None:

@@ -1,4 +1,4 @@
-"""Reading a Hugging Face `config.json`: typed access with an error that names the key."""
+"""Reading JSON, above all a Hugging Face `config.json`: typed access, errors that name the key."""
 
 import json
 from collections.abc import Mapping

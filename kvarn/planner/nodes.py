@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from kvarn.planner.accelerators import Accelerator
+from kvarn.planner.config_file import ConfigView
 from kvarn.planner.errors import AcceleratorError
 
-MIB = 1 << 20
 WHOLE = "nvidia.com/gpu"
 FOUND = 0.98
 """Of the memory that the driver states, what a process finds."""
@@ -25,12 +25,13 @@ def described(manifest: Mapping[str, Any], *, resource: str = WHOLE, count: int 
     Raises:
         AcceleratorError: it is neither, or says too little.
     """
-    if manifest.get("kind") == "Node":
-        labels = manifest.get("metadata", {}).get("labels") or {}
+    view = ConfigView(manifest)
+    if view.word("kind") == "Node":
+        labels = view.part("metadata").mapping("labels")
         return labelled(labels, resource=resource, count=count)
-    if manifest.get("kind") == "ResourceSlice":
-        devices = manifest.get("spec", {}).get("devices") or [{}]
-        return resource_device(devices[0], count=count)
+    if view.word("kind") == "ResourceSlice":
+        devices = [each for each in view.part("spec").sequence("devices") if isinstance(each, dict)]
+        return resource_device(next(iter(devices), {}), count=count)
     raise AcceleratorError(
         "InvalidAccelerator",
         f"The manifest's kind is {manifest.get('kind')}; give one Node or ResourceSlice.",
@@ -49,16 +50,15 @@ def labelled(labels: Mapping[str, str], *, resource: str = WHOLE, count: int = 1
     Raises:
         AcceleratorError: the labels name no product, or one that nobody knows without its memory.
     """
-    profile = _profile(resource)
-    product = labels.get(f"{resource}.product") or labels.get(f"{WHOLE}.product")
+    profile, view = _profile(resource), ConfigView(labels)
+    product = view.word(f"{resource}.product") or view.word(f"{WHOLE}.product")
     if not product:
         raise AcceleratorError(
             "UnknownAccelerator",
             f"The node has no label {resource}.product; install GPU feature discovery, or state"
             " the product.",
         )
-    stated = labels.get(f"{resource}.memory", "")
-    memory_bytes = int(stated) * MIB if stated.isdigit() else None
+    memory_bytes = _quantity(f"{view.word(f'{resource}.memory')}Mi")
     if profile and "-MIG-" not in product:
         product = f"{product}-MIG-{profile}"
     return _named(product, memory_bytes, count)
@@ -70,18 +70,19 @@ def resource_device(device: Mapping[str, Any], *, count: int = 1) -> Accelerator
     Raises:
         AcceleratorError: it names no product, or one that nobody knows without its memory.
     """
-    basic = device.get("basic", device)
-    attributes: Mapping[str, Mapping[str, Any]] = basic.get("attributes", {})
-    product = str(attributes.get("productName", {}).get("string", ""))
+    view = ConfigView(device)
+    basic = view.part("basic") if "basic" in view else view
+    attributes = basic.part("attributes")
+    product = attributes.part("productName").word("string")
     if not product:
         raise AcceleratorError(
             "UnknownAccelerator",
-            f"The device {device.get('name', '')} has no attribute productName; state the product.",
+            f"The device {view.word('name')} has no attribute productName; state the product.",
         )
-    if profile := attributes.get("profile", {}).get("string"):
+    if profile := attributes.part("profile").word("string"):
         product = f"{product}-MIG-{profile}"
-    capacity = basic.get("capacity", {}).get("memory", {})
-    return _named(product, _quantity(str(capacity.get("value", ""))), count)
+    capacity = basic.part("capacity").part("memory")
+    return _named(product, _quantity(capacity.word("value")), count)
 
 
 def _named(product: str, memory_bytes: int | None, count: int) -> Accelerator:
@@ -101,5 +102,5 @@ def _profile(resource: str) -> str:
 
 def _quantity(text: str) -> int | None:
     """Bytes of a Kubernetes quantity in binary units; None where it is none."""
-    found = re.fullmatch(r"(\d+)(Ki|Mi|Gi|Ti|)", text)
+    found = re.fullmatch(r"(\d{1,18})(Ki|Mi|Gi|Ti|)", text)
     return int(found[1]) * UNITS[found[2]] if found else None

@@ -5,14 +5,15 @@ gives each tensor's `dtype`, `shape` and `data_offsets`.
 """
 
 import json
+import operator
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from kvarn.planner.config_file import load_config
+from kvarn.planner.config_file import ConfigView, load_config
 from kvarn.planner.errors import ShapeError
 from kvarn.planner.shape import DTYPE_BYTES
 
@@ -45,8 +46,7 @@ def folder_weight_bytes(folder: Path, dtype: str) -> int | None:
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = set(load_config(index).get("weight_map", {}).values())
-        paths = sorted(folder / name for name in names)
+        paths = sorted(folder / name for name in _file_names(index))
     else:
         paths = sorted(folder.glob("model*.safetensors"))
     absent = [path for path in paths if not path.exists()]
@@ -59,6 +59,13 @@ def folder_weight_bytes(folder: Path, dtype: str) -> int | None:
     if absent or not paths:
         return None
     return held_bytes((tensor for path in paths for tensor in read_header(path)), dtype)
+
+
+def _file_names(index: Path) -> set[str]:
+    names = list(ConfigView(load_config(index)).mapping("weight_map").values())
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ShapeError("UnreadableWeights", f"{index} names no weight files; fetch it again.")
+    return set(names)
 
 
 def read_header(path: Path) -> list[Tensor]:
@@ -82,10 +89,12 @@ def _header(stream: BinaryIO) -> list[Tensor]:
         raise ValueError(f"its header claims {length} bytes")
     header = dict(json.loads(stream.read(length)))
     header.pop("__metadata__", None)
-    return [
-        Tensor(entry["dtype"], tuple(entry["shape"]), tuple(entry["data_offsets"]))
-        for entry in header.values()
-    ]
+    return [_tensor(entry) for entry in header.values()]
+
+
+def _tensor(entry: Mapping[str, Any]) -> Tensor:
+    begin, end = map(operator.index, entry["data_offsets"])
+    return Tensor(entry["dtype"], tuple(map(operator.index, entry["shape"])), (begin, end))
 
 
 def held_bytes(tensors: Iterable[Tensor], dtype: str) -> int:

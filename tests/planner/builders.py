@@ -1,6 +1,7 @@
 """Shapes, configs and strategies that the planner's tests share."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from kvarn.planner import Accelerator, ModelShape, known_gpus, read_shape
 from kvarn.planner.accelerators import GIB
 
 CONFIGS = Path(__file__).parent.parent / "data/model-configs"
+JUNK: list[Any] = [None, 0, -1, 1, 3, 2.5, True, "", "many", [], [1], ["x"], {}, {"a": 1}, 1 << 70]
 
 
 def config_path(model: str) -> Path:
@@ -27,6 +29,27 @@ def real_config(model: str, **changes: Any) -> dict[str, Any]:
 def real_shape(model: str) -> ModelShape:
     """A real model's shape."""
     return read_shape(config_path(model))
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Paths to everything in an object; of a list, to its first element."""
+    if path:
+        yield path
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from places(inner, (*path, key))
+    elif isinstance(value, list) and value:
+        yield from places(value[0], (*path, 0))
+
+
+def with_junk(whole: dict[str, Any], path: tuple[Any, ...], junk: Any) -> dict[str, Any]:
+    """An object of JSON with one value replaced."""
+    copy: dict[str, Any] = json.loads(json.dumps(whole))
+    place: Any = copy
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = junk
+    return copy
 
 
 @st.composite

@@ -1,7 +1,6 @@
 """Whatever a config holds, it gives a shape or a sentence, never a traceback."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,22 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvarn.planner import ShapeError, read_shape
-from tests.planner.builders import CONFIGS
+from tests.planner.builders import CONFIGS, JUNK, places, with_junk
 
 REAL = {path.stem: json.loads(path.read_text()) for path in sorted(CONFIGS.glob("*__*.json"))}
-JUNK: list[Any] = [None, 0, -1, 1, 3, 2.5, True, "", "many", [], [1], ["x"], {}, {"a": 1}, 1 << 70]
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Paths to everything in a config; of a list, to its first element."""
-    if path:
-        yield path
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from places(inner, (*path, key))
-    elif isinstance(value, list) and value:
-        yield from places(value[0], (*path, 0))
-
 
 PLACES = [
     (model, path)
@@ -32,16 +18,6 @@ PLACES = [
     for path in places(config)
     if "quantized_layers" not in path
 ]
-
-
-def with_junk(model: str, path: tuple[Any, ...], junk: Any) -> dict[str, Any]:
-    """A real config with one value replaced."""
-    config: dict[str, Any] = json.loads(json.dumps(REAL[model]))
-    place: Any = config
-    for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = junk
-    return config
 
 
 def outcome(config: dict[str, Any]) -> str:
@@ -57,7 +33,9 @@ def outcome(config: dict[str, Any]) -> str:
 def test_one_broken_value_gives_a_shape_or_a_sentence(
     place: tuple[str, tuple[Any, ...]], junk: Any
 ) -> None:
-    assert outcome(with_junk(*place, junk)).endswith(".")
+    model, path = place
+
+    assert outcome(with_junk(REAL[model], path, junk)).endswith(".")
 
 
 @pytest.mark.parametrize("junk", JUNK)
@@ -66,7 +44,7 @@ def test_a_broken_block_of_a_searched_model_gives_a_shape_or_a_sentence(
     path: tuple[str, ...], junk: Any
 ) -> None:
     place = ("block_configs", 0, *path)
-    config = with_junk("nvidia__Llama-3_3-Nemotron-Super-49B-v1", place, junk)
+    config = with_junk(REAL["nvidia__Llama-3_3-Nemotron-Super-49B-v1"], place, junk)
 
     assert outcome(config).endswith(".")
 

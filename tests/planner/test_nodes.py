@@ -6,6 +6,7 @@ import pytest
 
 from kvarn.planner import Accelerator, AcceleratorError
 from kvarn.planner.nodes import described, labelled, resource_device
+from tests.planner.builders import JUNK, places, with_junk
 
 GIB = 1 << 30
 WHOLE = {
@@ -89,3 +90,33 @@ def test_a_manifest_is_a_node_or_a_slice() -> None:
     assert described(node) == described({"kind": "ResourceSlice", "spec": {"devices": devices}})
     with pytest.raises(AcceleratorError, match="kind is Pod; give one Node"):
         described({"kind": "Pod"})
+
+
+NODE = {"kind": "Node", "metadata": {"labels": WHOLE}}
+SLICE = {"kind": "ResourceSlice", "spec": {"devices": [device(productName="NVIDIA Z1")]}}
+
+
+@pytest.mark.parametrize("junk", JUNK, ids=repr)
+@pytest.mark.parametrize(
+    ("manifest", "place"),
+    [(manifest, place) for manifest in (NODE, SLICE) for place in places(manifest)],
+)
+def test_one_broken_value_gives_an_accelerator_or_a_sentence(
+    manifest: dict[str, Any], place: tuple[Any, ...], junk: Any
+) -> None:
+    assert outcome(with_junk(manifest, place, junk)).endswith(".")
+
+
+def outcome(manifest: dict[str, Any]) -> str:
+    """The sentence that is said, or how much memory there is."""
+    try:
+        return f"{described(manifest).memory_bytes} bytes."
+    except AcceleratorError as error:
+        return error.message
+
+
+def test_a_product_of_more_memory_than_there_is_has_to_be_known() -> None:
+    labels = {"nvidia.com/gpu.product": "NVIDIA-Z1", "nvidia.com/gpu.memory": "9" * 400}
+
+    with pytest.raises(AcceleratorError, match="No GPU is known as NVIDIA-Z1"):
+        labelled(labels)

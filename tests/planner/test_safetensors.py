@@ -60,6 +60,15 @@ def test_a_half_fetched_folder_says_what_is_missing(folder: Path) -> None:
         read_shape(folder)
 
 
+@pytest.mark.parametrize("weight_map", [None, [], ["a"], {}, {"a": 3}, {"a": None}, {"a": []}])
+def test_an_index_that_names_no_files_is_named(weight_map: object, folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+
+    with pytest.raises(ShapeError, match=r"index\.json names no weight files; fetch it again"):
+        read_shape(folder)
+
+
 def test_weights_measured_in_files_need_no_known_quantisation(folder: Path) -> None:
     config = real_config("Qwen3-8B", quantization_config={"quant_method": "exotic"})
     (folder / "config.json").write_text(json.dumps(config))
@@ -77,6 +86,14 @@ def test_weights_measured_in_files_need_no_known_quantisation(folder: Path) -> N
         struct.pack("<Q", 5) + b"[1,2]",
         struct.pack("<Q", 4) + b'{"a"',
         struct.pack("<Q", 9) + b'{"a":"b"}',
+        *(
+            struct.pack("<Q", len(text)) + text
+            for text in (
+                b'{"a": {"dtype": "U8", "shape": [1], "data_offsets": []}}',
+                b'{"a": {"dtype": "U8", "shape": [1], "data_offsets": ["0", "1"]}}',
+                b'{"a": {"dtype": "BF16", "shape": ["1"], "data_offsets": [0, 2]}}',
+            )
+        ),
     ],
 )
 def test_a_damaged_file_is_named(data: bytes, folder: Path) -> None:

@@ -4,6 +4,7 @@ Exit status: 0 with a plan, 1 when it does not fit, 2 for bad input.
 """
 
 import json
+import math
 import shlex
 import sys
 from collections.abc import Callable
@@ -18,11 +19,13 @@ from kvarn.planner import (
     DEFAULT_VERSION,
     FORMATS,
     Accelerator,
+    AcceleratorError,
     Limits,
     ModelShape,
     Plan,
     PlanError,
     PlannerError,
+    RequestError,
     Workload,
     known_gpus,
     plan,
@@ -116,8 +119,7 @@ def plan_command(
     if node is not None:
         found = described(_manifest(node), resource=resource, count=tp)
     else:
-        memory_bytes = None if memory is None else round(memory * GIB)
-        found = Accelerator.find(gpu or "", count=tp, memory_bytes=memory_bytes)
+        found = Accelerator.find(gpu or "", count=tp, memory_bytes=_memory_bytes(memory))
     accelerator = replace(found, stages=pp)
     workload, limits = _workload(numbers), _limits(numbers)
     shape = find_shape(model)
@@ -144,6 +146,16 @@ def _manifest(file: TextIO) -> dict[str, Any]:
     return manifest
 
 
+def _memory_bytes(gib: float | None) -> int | None:
+    if gib is None:
+        return None
+    if not math.isfinite(gib * GIB):
+        raise AcceleratorError(
+            "InvalidAccelerator", f"--memory is {gib:g}; give GiB that a device can have."
+        )
+    return round(gib * GIB)
+
+
 def _workload(numbers: dict[str, Any]) -> Workload | None:
     """The workload, if any of it is given."""
     names = ("prompt_tokens", "output_tokens", "concurrency")
@@ -152,13 +164,22 @@ def _workload(numbers: dict[str, Any]) -> Workload | None:
 
 
 def _limits(numbers: dict[str, Any]) -> Limits:
-    utilization = numbers["gpu_memory_utilization"]
     return Limits(
         max_model_tokens=numbers["max_model_len"],
         max_sequences=numbers["max_num_seqs"],
         max_batched_tokens=numbers["max_num_batched_tokens"],
-        utilization_percent=None if utilization is None else round(100 * utilization),
+        utilization_percent=_percent(numbers["gpu_memory_utilization"]),
     )
+
+
+def _percent(share: float | None) -> int | None:
+    if share is None:
+        return None
+    if not 0 < share <= 1:
+        raise RequestError(
+            "InvalidLimits", f"--gpu-memory-utilization is {share:g}; give 0.01 to 1."
+        )
+    return round(100 * share)
 
 
 def _show(
@@ -222,3 +243,7 @@ def completion(shell: str) -> None:
     if kind is None:
         raise click.UsageError(f"click completes no {shell}")
     click.echo(kind(main, {}, "kvarn", "_KVARN_COMPLETE").source())
+
+
+if __name__ == "__main__":
+    main(prog_name="kvarn")

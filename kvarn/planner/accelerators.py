@@ -108,15 +108,17 @@ class Accelerator:
             AcceleratorError: nobody knows it and no memory is given, or the name fits several.
         """
         if name.lower() == "cpu":
-            return cls(product="cpu", memory_bytes=memory_bytes or CPU_MEMORY_BYTES, count=count)
-        if part := _PARTITION.fullmatch(name):
-            whole = cls.find(part["whole"])
-            return replace(whole.partition(part["profile"]), count=count)
-        found = _match(name)
-        if found is None and memory_bytes is None:
+            found: Accelerator | None = cls.cpu()
+        elif part := _PARTITION.fullmatch(name):
+            found = cls.find(part["whole"]).partition(part["profile"])
+        else:
+            found = _match(name)
+        if memory_bytes is not None:
+            known = found or cls(product=name, memory_bytes=memory_bytes)
+            return replace(known, memory_bytes=memory_bytes, count=count)
+        if found is None:
             raise AcceleratorError("UnknownAccelerator", _unknown(name))
-        known = found or cls(product=name, memory_bytes=memory_bytes or 0)
-        return replace(known, memory_bytes=memory_bytes or known.memory_bytes, count=count)
+        return replace(found, count=count)
 
 
 def known_gpus() -> tuple[Accelerator, ...]:

@@ -97,6 +97,15 @@ def test_what_does_not_fit_exits_with_1_and_a_remedy() -> None:
         ((QWEN, "--gpu", "A100-SXM4-40GB-MIG-9x"), "9x is no MIG profile of A100-SXM4-40GB"),
         ((QWEN, "--gpu", "H100", "--concurrency", "0"), "concurrency is 0"),
         ((QWEN, "--gpu", "H100", "--memory", "-1"), "memory is -"),
+        ((QWEN, "--gpu", "H100", "--memory", "0"), "memory is 0 bytes"),
+        ((QWEN, "--gpu", "cpu", "--memory", "0"), "memory is 0 bytes"),
+        ((QWEN, "--gpu", "H200-MIG-1g.18gb", "--memory", "0"), "memory is 0 bytes"),
+        ((QWEN, "--gpu", "H100", "--memory", "nan"), "--memory is nan; give GiB"),
+        ((QWEN, "--gpu", "H100", "--memory", "inf"), "--memory is inf; give GiB"),
+        ((QWEN, "--gpu", "H100", "--memory", "1e300"), "--memory is 1e+300; give GiB"),
+        ((QWEN, "--gpu", "H100", "--gpu-memory-utilization", "nan"), "utilization is nan; give"),
+        ((QWEN, "--gpu", "H100", "--gpu-memory-utilization", "inf"), "utilization is inf; give"),
+        ((QWEN, "--gpu", "H100", "--gpu-memory-utilization", "92"), "utilization is 92; give"),
         ((QWEN, "--gpu", "H100", "--vllm-version", "x"), "version is 'x'"),
         ((QWEN, "--gpu", "H100", "--format", "int1"), "'int1' is not one of"),
         ((QWEN,), "Give either --gpu or --node"),
@@ -112,10 +121,18 @@ def test_bad_input_exits_with_2_and_says_why(arguments: tuple[str, ...], words: 
     assert not result.stdout
 
 
-def test_errors_are_json_where_json_is_asked_for() -> None:
-    result = run("plan", QWEN, "--gpu", "H1000", "--json")
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--gpu", "H1000"), "UnknownAccelerator"),
+        (("--gpu", "H100", "--memory", "inf"), "InvalidAccelerator"),
+        (("--gpu", "H100", "--gpu-memory-utilization", "nan"), "InvalidLimits"),
+    ],
+)
+def test_errors_are_json_where_json_is_asked_for(arguments: tuple[str, ...], reason: str) -> None:
+    result = run("plan", QWEN, *arguments, "--json")
 
-    assert json.loads(result.stdout)["error"]["reason"] == "UnknownAccelerator"
+    assert json.loads(result.stdout)["error"]["reason"] == reason
 
 
 def test_every_gpu_is_listed_with_its_memory() -> None:
@@ -144,6 +161,16 @@ def test_stages_stand_in_the_command() -> None:
     report = json.loads(run("plan", QWEN, "--gpu", "L4", "--pp", "2", "--json").stdout)
 
     assert report["command"][-2:] == ["--pipeline-parallel-size", "2"]
+
+
+@pytest.mark.parametrize("module", ["kvarn", "kvarn.cli"])
+def test_the_command_runs_as_a_module_too(module: str) -> None:
+    command = [sys.executable, "-m", module, "plan", QWEN, "--gpu", "H200"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert out.stdout == run("plan", QWEN, "--gpu", "H200").stdout
+    used = subprocess.run([sys.executable, "-m", module, "-h"], capture_output=True, check=True)
+    assert used.stdout.startswith(b"Usage: kvarn ")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

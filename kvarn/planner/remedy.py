@@ -68,12 +68,12 @@ def _larger_gpus(device: Accelerator) -> list[Accelerator]:
 
 
 def _counts(problem: Problem, device: Accelerator) -> list[Accelerator]:
-    """More of `device` than the problem has, as the attention heads divide."""
-    fewest, heads = problem.accelerator.devices, problem.shape.attention_heads
+    """More of `device` than the problem has, as the heads divide."""
+    fewest, shape = problem.accelerator.devices, problem.shape
     return [
         replace(device, count=count, stages=stages)
         for count, stages in COUNTS
-        if count * stages > fewest and not heads % count and not device.is_cpu
+        if count * stages > fewest and not shape.undivided(count) and not device.is_cpu
     ]
 
 

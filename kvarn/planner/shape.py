@@ -111,6 +111,19 @@ class ModelShape:
         rest = self.layers - self.sliding_layers
         return (replace(full, layers=rest), sliding) if rest else (sliding,)
 
+    def undivided(self, count: int) -> str:
+        """Which heads `count` devices cannot share, in words; empty where they can share all.
+
+        Query heads are dealt. So are KV heads, or each is copied to as many devices as any other
+        (`QKVParallelLinear` of vLLM).
+        """
+        if self.attention_heads % count:
+            return f"{self.attention_heads} attention heads do not divide among {count} devices"
+        for heads in (kind.kv_heads for kind in self.kinds if kind.kv_heads):
+            if heads % count and count % heads:
+                return f"{heads} KV heads neither divide among {count} devices nor the reverse"
+        return ""
+
     def to_dict(self) -> dict[str, Any]:
         """The shape with camelCase keys; fields that hold their default are left out."""
         defaults = {camel(field.name): to_camel(field.default) for field in fields(self)}

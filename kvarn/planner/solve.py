@@ -95,12 +95,9 @@ def _problem(
             f"The workload's requests have {workload.request_tokens:,} tokens (promptTokens +"
             f" outputTokens), and the context has {longest:,}; lower one of the two.",
         )
-    if shape.attention_heads % accelerator.count:
-        raise RequestError(
-            "InvalidAccelerator",
-            f"{shape.attention_heads} attention heads do not divide among {accelerator.count}"
-            " devices; use a count that divides them.",
-        )
+    if undivided := shape.undivided(accelerator.count):
+        most = next(n for n in range(accelerator.count, 0, -1) if not shape.undivided(n))
+        raise RequestError("InvalidAccelerator", f"{undivided}; use {most} of them at most.")
     if accelerator.stages > shape.layers:
         raise RequestError(
             "InvalidAccelerator",

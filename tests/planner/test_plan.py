@@ -21,9 +21,12 @@ from kvarn.planner import (
     plan,
 )
 from kvarn.planner.accelerators import GIB
+from kvarn.planner.catalogue import known_models
 from tests.planner.builders import accelerators, real_shape, shapes
 
+PHI = known_models()["microsoft/phi-4"]
 QWEN = real_shape("Qwen3-8B")
+TINY = real_shape("Qwen2.5-0.5B")
 LARGE = real_shape("Qwen2.5-32B")
 H100 = Accelerator.find("H100")
 LONG = Workload(prompt_tokens=16384, output_tokens=1024, concurrency=256)
@@ -294,6 +297,35 @@ def test_a_request_that_cannot_be_names_the_remedy(keywords: dict[str, object], 
 def test_heads_must_divide_among_the_devices() -> None:
     with pytest.raises(RequestError, match="14 attention heads do not divide among 4"):
         plan(real_shape("Qwen2.5-0.5B"), Accelerator.find("L4", count=4))
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "words"),
+    [
+        (PHI, 4, "10 KV heads neither divide among 4 devices nor the reverse; use 2 of them"),
+        (PHI, 8, "10 KV heads neither divide among 8 devices nor the reverse; use 5 of them"),
+        (TINY, 7, "2 KV heads neither divide among 7 devices nor the reverse; use 2 of"),
+        (QWEN, 3, "32 attention heads do not divide among 3 devices; use 2 of them"),
+    ],
+)
+def test_kv_heads_are_dealt_or_copied_evenly(shape: ModelShape, count: int, words: str) -> None:
+    """`QKVParallelLinear` of vLLM divides one by the other and asserts that nothing is left."""
+    with pytest.raises(RequestError, match=words):
+        plan(shape, Accelerator.find("H100", count=count))
+
+
+@pytest.mark.parametrize(("shape", "count"), [(PHI, 5), (PHI, 20), (QWEN, 16)])
+def test_so_many_devices_share_a_layer(shape: ModelShape, count: int) -> None:
+    assert plan(shape, Accelerator.find("H100", count=count))
+
+
+def test_a_remedy_names_no_count_that_the_heads_refuse() -> None:
+    """Four or eight devices would hold it, and ten KV heads go to neither."""
+    small = replace(Accelerator.find("L4"), memory_bytes=8 * GIB)
+
+    with pytest.raises(PlanError, match=r"use \S+\.$") as raised:
+        plan(PHI, small, cache_format="bf16")
+    assert " of " not in raised.value.message.rpartition(": ")[2]
 
 
 @pytest.mark.parametrize("field", ["prompt_tokens", "output_tokens", "concurrency"])

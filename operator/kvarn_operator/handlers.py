@@ -51,6 +51,8 @@ OVERDUE_SECONDS = 120.0
 """A pass makes a dozen requests of at most half a minute; one that takes this long is stuck."""
 LONGEST_RETRY_SECONDS = 60.0
 CRD_POLL_SECONDS = 2.0
+REGISTRATION_SECONDS = 30.0
+"""Between two looks at the APIServices where no resource waits for them."""
 
 
 @dataclass(slots=True)
@@ -107,8 +109,10 @@ def _register_life(registry: kopf.OperatorRegistry, board: Board, config: Config
         scraper = Scraper.connect(port=config.metrics_port)
         pages = await memo.connections.enter_async_context(scraper)
         await _wait_for_crd(cluster, logger)
-        memo.reconciler, server = _assemble(cluster, pages, config, board.values)
-        memo.connections.push_async_callback(server.close)
+        memo.reconciler, registration = _assemble(cluster, pages, config, board.values)
+        memo.connections.push_async_callback(registration.server.close)
+        keeping = asyncio.create_task(_keep_serving(registration))
+        memo.connections.callback(keeping.cancel)
 
     @kopf.on.cleanup(registry=registry, id="stop")
     async def stop(memo: Any, **_: Any) -> None:
@@ -128,8 +132,8 @@ def _register_life(registry: kopf.OperatorRegistry, board: Board, config: Config
 
 def _assemble(
     cluster: Cluster, pages: Scraper, config: Config, values: Values
-) -> tuple[Reconciler, Server]:
-    """The pass with all that it works with; the server does not listen yet."""
+) -> tuple[Reconciler, Registration]:
+    """The pass with all that it works with, and what has the metrics served; they are not yet."""
 
     def clock() -> datetime:
         return datetime.now(UTC)
@@ -140,7 +144,26 @@ def _assemble(
         api=cluster, registration=registration, values=values, poll_seconds=config.poll_seconds
     )
     reconciler = Reconciler(api=cluster, actuator=actuator, pages=pages, config=config, clock=clock)
-    return reconciler, server
+    return reconciler, registration
+
+
+async def _keep_serving(registration: Registration) -> None:
+    """Serve the metrics API, whatever resources there are, until cancelled.
+
+    As long as nobody answers for an APIService, no namespace can be deleted.
+    """
+    said = ""
+    while True:
+        try:
+            trouble = await registration.ensure()
+            if trouble != said:
+                LOGGER.info("The metrics API: %s", trouble or "served.")
+            said = trouble
+        except ClusterError as error:
+            LOGGER.warning("The APIServices could not be looked at: %s", error)
+        except Exception:
+            LOGGER.exception("The look at the APIServices broke off.")
+        await asyncio.sleep(REGISTRATION_SECONDS)
 
 
 def _register_children(registry: kopf.OperatorRegistry, board: Board) -> None:

@@ -105,6 +105,17 @@ async def test_the_clusters_controller_follows_the_demand_up_and_down(
     assert writes() == before
 
 
+async def test_the_groups_are_served_before_any_resource_asks_for_it(scaled: World) -> None:
+    """Else the API server could not tell what a namespace holds, and would delete none."""
+    served = {GROUP: "kvarn_demand_replicas", CUSTOM: "kvarn_pressure_ratio"}
+
+    async def answered() -> bool:
+        answers = [await scaled.kubectl("get", "--raw", at, check=False) for at in served]
+        return all(name in text for name, text in zip(served.values(), answers, strict=True))
+
+    await until(answered)
+
+
 async def test_the_pods_with_the_least_to_lose_are_marked_before_it_shrinks(
     scaled: World, resource: Resource, vllm: Servers
 ) -> None:

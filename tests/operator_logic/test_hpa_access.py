@@ -145,6 +145,29 @@ async def test_certificates_are_renewed_in_time_and_the_old_one_stays_trusted_me
     assert {*seen} <= {*trusted.get_ca_certs(binary_form=True)}
 
 
+class Kedas(Api):
+    """The same where KEDA serves one of the two groups."""
+
+    async def api_service(self, name: str) -> Mapping[str, Any]:
+        found = await super().api_service(name)
+        if "external" not in name:
+            return found
+        return {"spec": {"service": {"name": "keda-metrics", "namespace": "keda"}}}
+
+
+async def test_one_group_is_served_where_another_serves_the_other(unused_tcp_port: int) -> None:
+    """An APIService that names our Service and gets no answer is in everyone's way."""
+    api, clock = Kedas(), Clock()
+    server = Server(values=Values(), reviews=api, clock=clock, port=unused_tcp_port)
+
+    trouble = await Registration(api=api, server=server, clock=clock).ensure()
+
+    assert "is served by keda/keda-metrics" in trouble
+    assert await served_certificate(server)
+    assert list(api.bundles) == ["v1beta2.custom.metrics.k8s.io"]
+    await server.close()
+
+
 async def test_a_port_that_is_taken_is_told(unused_tcp_port: int) -> None:
     api, clock = Api(), Clock()
     first, second = (

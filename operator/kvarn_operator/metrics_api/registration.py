@@ -64,14 +64,18 @@ class Registration:
             served: await self.api.api_service(served.service_name) for served in documents.ALL
         }
         ours = {served: body for served, body in found.items() if body and _service(body)}
-        external = found[documents.EXTERNAL]
-        if documents.EXTERNAL not in ours:
-            return _missing(external)
+        trouble = await self._serve(ours, now) if ours else ""
+        return trouble if documents.EXTERNAL in ours else _missing(found[documents.EXTERNAL])
+
+    async def _serve(
+        self, ours: Mapping[documents.Served, Mapping[str, Any]], now: datetime
+    ) -> str:
+        """Listen for those APIServices; an empty string, or what a person has to do."""
         config_map = await self.api.front_proxy()
         proxy = FrontProxy.read(config_map) if config_map else None
         if proxy is None:
             return f"The API server's front proxy is not known: {INSTALL}."
-        serving = self._renewed(f"{SERVICE}.{_service(ours[documents.EXTERNAL])}.svc", now)
+        serving = self._renewed(f"{SERVICE}.{_service(next(iter(ours.values())))}.svc", now)
         bundle = base64.b64encode((serving.certificate + self._older).encode()).decode()
         for served, body in ours.items():
             if body["spec"].get("caBundle") != bundle:

@@ -276,7 +276,9 @@ def _stalled(scene: Scene, rollout: Rollout) -> Verdict | None:
         return Verdict("True", outcome.reason, outcome.message)
     if scene.refused:
         return Verdict("True", "ChildRefused", scene.refused)
-    if rollout.failed:
+    if rollout.failed and not any(
+        pod.unschedulable or pod.is_loading for pod in scene.present_servers
+    ):
         said = next((_words(pod, failure) for pod, failure in scene.failures()), rollout.failed)
         return Verdict("True", "RolloutFailed", said)
     return None

@@ -29,6 +29,8 @@ PRESTOP_SECONDS = 5
 EXIT_SECONDS = 15
 """What the server may take to end after it has drained, before it is killed."""
 STARTUP_PROBE_SECONDS = 2
+NODE_SECONDS = 1200
+"""How long it may take until there is a node, with a driver and the image."""
 LOAD_SECONDS = 600
 LOAD_SECONDS_PER_GIB = 20
 """A start may take ten minutes, and download and load 50 MiB of weights a second."""
@@ -65,7 +67,8 @@ def deployment(
             },
         },
         "revisionHistoryLimit": 3,
-        "progressDeadlineSeconds": load_seconds(planned) + 60,
+        # It counts from the pod's creation on.
+        "progressDeadlineSeconds": NODE_SECONDS + load_seconds(planned),
         "template": template(target, planned, config),
     }
     return {

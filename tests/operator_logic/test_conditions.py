@@ -106,6 +106,35 @@ def test_a_roll_out_that_gave_up_is_stalled_in_the_servers_words() -> None:
     assert found["MemoryFits"].status == "False"
 
 
+@pytest.mark.parametrize(
+    ("pod", "reason"),
+    [
+        pytest.param({"unschedulable": "0/3 nodes."}, "Unschedulable", id="waits for a node"),
+        pytest.param({"waiting": "ContainerCreating"}, "RollingOut", id="pulls its image"),
+    ],
+)
+def test_a_deadline_does_not_stop_a_server_that_may_yet_start(
+    pod: dict[str, Any], reason: str
+) -> None:
+    """The Deployment counts the wait for a node and for the image as if nothing moved."""
+    late = deployment(ready=0, reason="ProgressDeadlineExceeded")
+    coming = Pod(name="demo-1", template_hash="new", **pod)
+
+    found = said(scene(late, pods=(coming,)))
+
+    assert "Stalled" not in found
+    assert found["Ready"] == ("False", "Starting")
+    assert found["Progressing"] == ("True", reason)
+
+
+def test_servers_of_the_last_template_are_no_hope_for_the_present_one() -> None:
+    late = deployment(ready=0, reason="ProgressDeadlineExceeded")
+
+    found = said(scene(late, pods=(Pod(name="demo-0", template_hash="old"),)))
+
+    assert found["Stalled"] == ("True", "RolloutFailed")
+
+
 def test_failures_of_the_last_template_do_not_blame_the_present_one() -> None:
     old = Pod(
         name="demo-0", template_hash="old", failure=Failure(reason="OutOfMemory", message="No.")

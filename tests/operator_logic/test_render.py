@@ -90,6 +90,15 @@ def test_the_size_is_not_part_of_the_deployment() -> None:
     assert "replicas" not in render.deployment(of, planned(of), CONFIG)["spec"]
 
 
+def test_a_roll_out_has_time_for_a_new_node_and_its_image_before_it_counts_as_failed() -> None:
+    of = target()
+    spec = render.deployment(of, planned(of), CONFIG)["spec"]
+    probe = container(of)["startupProbe"]
+
+    loads = probe["periodSeconds"] * probe["failureThreshold"]
+    assert spec["progressDeadlineSeconds"] >= loads + 15 * 60
+
+
 def test_the_kubelet_waits_longer_than_the_server_drains() -> None:
     of = target(drainSeconds=120)
     args = container(of)["args"]

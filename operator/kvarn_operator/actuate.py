@@ -64,7 +64,7 @@ class Actuator:
 
     async def protect(self, scene: Scene) -> Scene:
         """Keep node autoscalers off the pods that load or drain, and off no others."""
-        notes = leaving.protections(scene.target, scene.observed.pods)
+        notes = leaving.evictions(scene.target, scene.observed.pods)
         return await self._annotate(scene, notes)
 
     async def hand_over(self, scene: Scene, *, applied: Applied, absent: set[str]) -> Scene:

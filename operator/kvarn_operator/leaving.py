@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping
 
 from kvarn_operator.api import KVarNDeployment
-from kvarn_operator.observe import PROTECTION, SERVER, Pod
+from kvarn_operator.observe import EVICTION, LOCAL_VOLUMES, PROTECTION, SERVER, Pod
 from kvarn_operator.readings import Reading
+from kvarn_operator.source import Source
 
 Notes = dict[str, str | None]
 """Annotations to set, or to remove where None."""
@@ -29,18 +30,30 @@ def _tokens(reading: Reading, planned_tokens: int) -> float:
     return now.usage * (now.cache_tokens or planned_tokens) + max(found, 0)
 
 
-def protections(target: KVarNDeployment, pods: Iterable[Pod]) -> dict[str, Notes]:
-    """What to write on which pods, so that node autoscalers leave those alone that load or drain.
+def evictions(target: KVarNDeployment, pods: Iterable[Pod]) -> dict[str, Notes]:
+    """What to tell node autoscalers, by pod: to leave it alone, or that it may be moved.
 
     What the resource's own pod template says on this is left as it is.
     """
     stated = ((target.spec.pod_template or {}).get("metadata") or {}).get("annotations") or {}
-    ours = {name: value for name, value in PROTECTION.items() if name not in stated}
+    ours = [name for name in EVICTION if name not in stated]
     notes: dict[str, Notes] = {}
     for pod in pods:
         if pod.component != SERVER:
             continue
-        wanted = ours if pod.deleting or pod.is_loading else {}
-        if {name for name in pod.protection if name in ours} != set(wanted):
-            notes[pod.name] = {name: wanted.get(name) for name in ours}
+        says = _eviction(target, pod)
+        wanted = {name: says.get(name) for name in ours}
+        if {name for name in ours if wanted[name]} != pod.eviction.intersection(ours):
+            notes[pod.name] = wanted
     return notes
+
+
+def _eviction(target: KVarNDeployment, pod: Pod) -> Mapping[str, str]:
+    if pod.deleting or pod.is_loading:
+        return PROTECTION
+    if not pod.ready:
+        return {}
+    # The cluster autoscaler moves no pod away from its files unless it is told so. Those on a host
+    # path may be on this node alone.
+    on_host = Source.parse(target.spec.model.source).kind == "host"
+    return {LOCAL_VOLUMES: "tmp" if on_host else "tmp,model"}

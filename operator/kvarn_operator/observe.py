@@ -25,6 +25,10 @@ PROTECTION = {
     "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
 }
 """Annotations that keep node autoscalers from taking a pod away."""
+LOCAL_VOLUMES = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
+"""The volumes whose loss is no reason to leave a pod where it is."""
+EVICTION = (*PROTECTION, LOCAL_VOLUMES)
+"""All that the operator tells node autoscalers of a pod."""
 
 Manifest = dict[str, Any]
 """A Kubernetes object as JSON."""
@@ -101,8 +105,8 @@ class Pod:
     output: str = ""
     """Termination message of a container that ended well."""
     deletion_cost: str = ""
-    protection: frozenset[str] = frozenset()
-    """Which annotations of `PROTECTION` it has."""
+    eviction: frozenset[str] = frozenset()
+    """Which annotations of `EVICTION` it has."""
 
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> Self:
@@ -128,7 +132,7 @@ class Pod:
             restarts=container.get("restartCount", 0),
             output=ended.get("message", "") if ended.get("exitCode") == 0 else "",
             deletion_cost=notes.get(DELETION_COST, ""),
-            protection=frozenset(PROTECTION.keys() & notes.keys()),
+            eviction=frozenset(notes.keys() & EVICTION),
         )
 
     @property

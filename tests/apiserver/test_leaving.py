@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kvarn_operator.observe import PROTECTION
+from kvarn_operator.observe import EVICTION, LOCAL_VOLUMES, PROTECTION
 from tests.apiserver.world import World, until
 
 Resource = dict[str, Any]
@@ -10,9 +10,9 @@ ADDRESS = "127.0.0.2"
 
 
 async def notes(world: World) -> dict[str, str]:
-    """What of the protection the pod has."""
+    """What the pod says to node autoscalers."""
     found = (await world.get("pod", "demo-1"))["metadata"].get("annotations", {})
-    return {name: value for name, value in found.items() if name in PROTECTION}
+    return {name: value for name, value in found.items() if name in EVICTION}
 
 
 async def until_notes(world: World, wanted: dict[str, str]) -> None:
@@ -30,6 +30,9 @@ async def load(world: World, resource: Resource, **spec: Any) -> None:
     await world.start_pod("demo-1", ADDRESS, ready=False, node="node-1")
 
 
+MOVABLE = {LOCAL_VOLUMES: "tmp,model"}
+
+
 async def test_a_pod_is_protected_while_it_loads_and_while_it_drains(
     running: World, resource: Resource
 ) -> None:
@@ -37,7 +40,7 @@ async def test_a_pod_is_protected_while_it_loads_and_while_it_drains(
     await until_notes(running, PROTECTION)
 
     await running.set_ready("demo-1", ADDRESS)
-    await until_notes(running, {})
+    await until_notes(running, MOVABLE)
 
     await running.kubectl("delete", "pod", "demo-1", "--wait=false")
     await until_notes(running, PROTECTION)
@@ -89,7 +92,7 @@ async def test_what_the_pod_template_says_stays(running: World, resource: Resour
 
     await running.set_ready("demo-1", ADDRESS)
 
-    await until_notes(running, mine)
+    await until_notes(running, mine | MOVABLE)
 
 
 async def forbid_annotations(world: World) -> None:

@@ -20,6 +20,10 @@ from kvarn.planner.weights import Description, Weights, computed_weights
 POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 PRESCALED_ROPES = ("su", "longrope", "llama3", "yarn", "default", "")
 """RoPE variants with the factor in `max_position_embeddings` already (`vllm/config/model.py`)."""
+PRESCALED_TYPE = "gemma3"
+"""Part of the model types that have it there with any RoPE."""
+MUTUAL_IMAGES = ("bagel", "gemma3", "molmo2", "moondream3", "paligemma")
+"""Models in which the tokens of an image attend to each other both ways."""
 QUANTIZATION_FILE = "hf_quant_config.json"
 """Where NVIDIA's tools keep the quantisation."""
 WRAPPED = ("text_config", "language_config", "llm_config", "thinker_config")
@@ -106,7 +110,7 @@ def shape_from_config(
         max_position_tokens=_position_tokens(view),
         tied_embeddings=tied,
         quantization=weights.quantization,
-        attention_traits=family.traits,
+        attention_traits=_traits(config, view, family),
         expert_bytes=weights.expert_bytes,
         active_parameters=weights.active_parameters,
         experts=experts(view),
@@ -172,6 +176,14 @@ def _is_latent(view: ConfigView, family: Family) -> bool:
     return "kv_lora_rank" in view and not family.plain_latent
 
 
+def _traits(config: Mapping[str, Any], view: ConfigView, family: Family) -> tuple[str, ...]:
+    """What attention needs; with images, as `is_mm_prefix_lm` of vLLM finds it out."""
+    known = ConfigView(config).word("model_type") in MUTUAL_IMAGES
+    mutual = ConfigView(config).flag("is_mm_prefix_lm", default=known)
+    both_ways = view.word("use_bidirectional_attention") == "vision"
+    return (*family.traits, "images") if mutual or both_ways else family.traits
+
+
 def _tied(config: Mapping[str, Any], view: ConfigView, family: Family) -> bool:
     outer = ConfigView(config).flag("tie_word_embeddings", default=family.tied)
     return view.flag("tie_word_embeddings", default=outer)
@@ -222,6 +234,7 @@ def computing_dtype(config: Mapping[str, Any]) -> str:
 def _position_tokens(view: ConfigView) -> int:
     tokens = min(view.integer(key, default=view.integer(*POSITION_KEYS)) for key in POSITION_KEYS)
     rope = ConfigView(view.mapping("rope_scaling", "rope_parameters"))
-    if rope.word("rope_type", "type") in PRESCALED_ROPES:
+    prescaled = PRESCALED_TYPE in view.word("model_type")
+    if prescaled or rope.word("rope_type", "type") in PRESCALED_ROPES:
         return tokens
     return int(tokens * rope.number("factor", default=1.0))

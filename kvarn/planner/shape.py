@@ -40,7 +40,8 @@ class ModelShape:
     sliding_layers: int = 0
     """How many of the layers look back only `sliding_window_tokens`."""
     attention_traits: tuple[str, ...] = ()
-    """What an attention kernel needs beyond plain softmax: `softcap`, `sinks`, `alibi`."""
+    """What an attention kernel needs beyond plain softmax: `softcap`, `sinks`, `alibi`, `images`
+    whose tokens attend to each other both ways."""
     layer_kinds: tuple[LayerKind, ...] = ()
     """Layers by cache, for a model whose layers differ in more than a window."""
     expert_bytes: int = 0

@@ -26,6 +26,17 @@ PARAMETERS = {
 }
 """As the hub counts them in the published weights."""
 
+GEMMA_3 = {
+    "model_type": "gemma3_text",
+    "hidden_size": 3840,
+    "intermediate_size": 15360,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 48,
+    "num_key_value_heads": 8,
+    "sliding_window": 1024,
+}
+"""What the config of gemma-3-12b-it says of the language model, its RoPE aside."""
+
 
 @pytest.mark.parametrize("model", PARAMETERS)
 def test_weights_are_counted_to_the_last_one(model: str) -> None:
@@ -120,6 +131,41 @@ def test_rope_scaling_lengthens_the_context_as_vllm_does(
     config = real_config("Meta-Llama-3.1-8B", rope_scaling=scaling)
 
     assert read_shape(config).max_position_tokens == tokens
+
+
+@pytest.mark.parametrize("scaled", [{}, {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}])
+def test_gemma_3_has_its_factor_in_its_context_already(scaled: dict[str, Any]) -> None:
+    config = {"model_type": "gemma3", "text_config": GEMMA_3 | scaled}
+
+    assert read_shape(config).max_position_tokens == 131072
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "traits"),
+    [
+        ({"model_type": "gemma3"}, {}, ("images",)),
+        ({"model_type": "paligemma"}, {"model_type": "gemma2"}, ("softcap", "images")),
+        ({"model_type": "mllama", "is_mm_prefix_lm": True}, {}, ("images",)),
+        ({"model_type": "gemma3", "is_mm_prefix_lm": False}, {}, ()),
+        (
+            {"model_type": "gemma4"},
+            {"model_type": "gemma4_text", "use_bidirectional_attention": "vision"},
+            ("images",),
+        ),
+        ({"model_type": "gemma3n"}, {}, ()),
+    ],
+)
+def test_images_whose_tokens_attend_to_each_other_are_a_trait(
+    outer: dict[str, Any], inner: dict[str, Any], traits: tuple[str, ...]
+) -> None:
+    """As `is_mm_prefix_lm` of vLLM's `model_arch_config_convertor.py` finds it out."""
+    text = real_config("gemma-3-1b-it") | inner
+
+    assert read_shape(outer | {"text_config": text}).attention_traits == traits
+
+
+def test_a_text_model_alone_has_no_images() -> None:
+    assert real_shape("gemma-3-1b-it").attention_traits == ()
 
 
 def test_a_float32_model_is_served_in_bfloat16() -> None:

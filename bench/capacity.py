@@ -18,6 +18,7 @@ from rich.table import Table
 
 from kvarn.planner import FORMATS, Accelerator, ModelShape, read_shape
 from kvarn.planner.cache import cache_layout
+from kvarn.planner.version import LATEST
 
 SHAPES = sorted(Path(__file__).with_name("models").glob("*.json"))
 LENGTHS = (1024, 4096, 16_384, 65_536)
@@ -39,7 +40,7 @@ def held_tokens(shape: ModelShape, cache_format: str, tokens: int) -> float:
 def ratios(shape: ModelShape) -> Ratios:
     """Format, then length, to tokens against bf16's; formats that do not serve it left out."""
     gpu = Accelerator.find(GPU)
-    serving = [name for name, each in FORMATS.items() if not each.refusal(shape, gpu)]
+    serving = [name for name, each in FORMATS.items() if not each.refusal(shape, gpu, LATEST)]
     return {
         name: {
             str(tokens): round(

@@ -20,8 +20,9 @@ import kvarn
 from kvarn.engine.choice import described, this_device
 from kvarn.engine.errors import UnsupportedError
 from kvarn.engine.skipping import skipped_layers, spans
-from kvarn.engine.versions import SUPPORTED, why_unsupported
+from kvarn.engine.versions import why_unsupported
 from kvarn.format.layout import FORMATS, TileLayout, tail_bytes
+from kvarn.format.releases import SUPPORTED
 
 DEFAULT_FORMAT = "kvarn_k4v2_g128"
 

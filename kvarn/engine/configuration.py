@@ -14,8 +14,14 @@ from vllm.v1.attention.selector import AttentionSelectorConfig
 from kvarn.engine.choice import this_device
 from kvarn.engine.errors import UnsupportedError
 from kvarn.engine.skipping import attention_kinds, skip_windows, skipped_layers
-from kvarn.engine.specs import tail_groups
-from kvarn.format.layout import FORMATS, HEAD_DIMS, TILE_TOKENS, TileLayout, tail_bytes
+from kvarn.format.layout import (
+    FORMATS,
+    HEAD_DIMS,
+    TILE_TOKENS,
+    TileLayout,
+    tail_bytes,
+    tail_groups,
+)
 
 MODEL_TYPES = (torch.float16, torch.bfloat16, torch.float32)
 

@@ -15,7 +15,7 @@ vLLM forms one group of all packed pages and splits the tail pages into as few g
 block that the packed ones need anyway (``_get_packed_kv_cache_groups``):
 
     tails_per_block    = max(max(n·P, T) // T, 1)
-    tail_groups        = ceil(n / tails_per_block)
+    tail_groups        = ceil(n / tails_per_block)         kvarn.format.layout.tail_groups(...)
     block_bytes        = max(n·P, ceil(n / tail_groups)·T)
     blocks             = memory_bytes // block_bytes              one of them, block 0, stays unused
     blocks_per_request = ceil(max_model_len / 128) + tail_groups
@@ -42,18 +42,6 @@ from vllm.config import VllmConfig
 from vllm.v1.kv_cache_interface import CircularBufferSpec, FullAttentionSpec
 
 from kvarn.format.layout import TILE_TOKENS, TileLayout
-
-
-def tail_groups(layers: int, *, packed_bytes: int, raw_bytes: int) -> int:
-    """In how many groups vLLM splits the tail pages, by the formula above.
-
-    Args:
-        layers: n, under the format.
-        packed_bytes: P.
-        raw_bytes: T.
-    """
-    tails_per_block = max(layers * packed_bytes // raw_bytes, 1)
-    return -(-layers // tails_per_block)
 
 
 @dataclass(frozen=True, kw_only=True)

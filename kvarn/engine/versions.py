@@ -1,6 +1,6 @@
-"""Which releases of vLLM the plugin knows."""
+"""Whether the plugin knows a release of vLLM."""
 
-SUPPORTED = ("0.32", "0.33")
+from kvarn.format.releases import SUPPORTED
 
 
 def why_unsupported(version: str) -> str | None:

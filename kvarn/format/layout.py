@@ -206,3 +206,18 @@ def tail_bytes(*, kv_heads: int, head_dim: int, element_bytes: int) -> int:
         element_bytes: size of the model's activations, 2 for fp16 and bf16.
     """
     return TILE_TOKENS * kv_heads * 2 * head_dim * element_bytes
+
+
+def tail_groups(layers: int, *, packed_bytes: int, raw_bytes: int) -> int:
+    """In how many groups vLLM splits the tail pages: no more of them than fit a block of tiles.
+
+    Each stage of a pipeline needs a layer of every group. The formula's place in vLLM is told in
+    ``kvarn.engine.specs``.
+
+    Args:
+        layers: with tiles.
+        packed_bytes: of one layer's tiles in a block.
+        raw_bytes: of one layer's tail page.
+    """
+    tails_per_block = max(layers * packed_bytes // raw_bytes, 1)
+    return -(-layers // tails_per_block)

@@ -82,6 +82,10 @@ class Accelerator:
         """Devices over all stages."""
         return self.count * self.stages
 
+    def kv_heads(self, heads: int) -> int:
+        """Those of a layer's KV heads on each device; copies where there are fewer than devices."""
+        return max(1, heads // self.count)
+
     @property
     def is_large(self) -> bool:
         """Whether vLLM gives it the larger batch limits (`EngineArgs.get_batch_defaults`)."""

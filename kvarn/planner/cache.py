@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from kvarn.format.layout import tail_bytes
+from kvarn.format.layout import tail_bytes, tail_groups
 from kvarn.planner.accelerators import Accelerator
 from kvarn.planner.formats import CacheFormat
 from kvarn.planner.layer_kind import LayerKind
@@ -136,11 +136,6 @@ class CacheLayout:
         return low
 
 
-def kv_heads_per_device(kv_heads: int, accelerator: Accelerator) -> int:
-    """KV heads on each device; copied when there are fewer heads than devices."""
-    return max(1, kv_heads // accelerator.count)
-
-
 def cache_layout(
     shape: ModelShape,
     accelerator: Accelerator,
@@ -199,7 +194,7 @@ def _layers(
     packed = kind.kind == "latent" and _packs_latents(shape, cache_format, version)
     token_bytes = PACKED_LATENT_BYTES if packed else kind.token_bytes
     if not token_bytes:
-        heads = kv_heads_per_device(kind.kv_heads, accelerator)
+        heads = accelerator.kv_heads(kind.kv_heads)
         token_bytes = heads * cache_format.kind_bytes(shape, kind)
     return Layers(
         reach=_reach(kind, version),
@@ -229,18 +224,22 @@ def _tiled(shape: ModelShape, accelerator: Accelerator, found: Sequence[Layers])
     """
     (tiles,) = (layer for layer in found if layer.reach is Reach.ALL)
     raw_bytes = tail_bytes(
-        kv_heads=kv_heads_per_device(shape.kv_heads, accelerator),
+        kv_heads=accelerator.kv_heads(shape.kv_heads),
         head_dim=shape.head_dim,
         element_bytes=shape.dtype_bytes,
     )
     tails = replace(tiles, reach=Reach.FIXED, page_bytes=raw_bytes)
     windows = [replace(layer, page_bytes=raw_bytes) for layer in found if layer is not tiles]
     block_bytes = max(tiles.count * tiles.page_bytes, raw_bytes)
-    groups = [tiles]
-    for state in (tails, *windows):
-        parts = ceil_div(state.count, block_bytes // state.page_bytes)
-        groups += [replace(state, count=ceil_div(state.count, parts))] * parts
+    parts = tail_groups(tiles.count, packed_bytes=tiles.page_bytes, raw_bytes=raw_bytes)
+    groups = [tiles, *_split(tails, parts)]
+    for window in windows:
+        groups += _split(window, ceil_div(window.count, block_bytes // raw_bytes))
     return CacheLayout(tuple(groups), block_bytes)
+
+
+def _split(layers: Layers, parts: int) -> list[Layers]:
+    return [replace(layers, count=ceil_div(layers.count, parts))] * parts
 
 
 def _aligned(found: list[Layers], *, latent: bool) -> list[Layers]:

@@ -103,7 +103,7 @@ def attempt(problem: Problem, cache_format: CacheFormat) -> Draft | Misfit:
 
     Of limits that serve as many, the widest batch: it computes prompts in fewer steps.
     """
-    if refusal := cache_format.refusal(problem.shape, problem.accelerator):
+    if refusal := cache_format.refusal(problem.shape, problem.accelerator, problem.version):
         return Misfit(UNSUPPORTED, refusal)
     layout = cache_layout(problem.shape, problem.accelerator, cache_format, problem.version)
     best: Draft | None = None
@@ -123,7 +123,7 @@ MORE = 1.02
 
 def fits(problem: Problem, cache_format: CacheFormat) -> bool:
     """Whether `attempt` gives a draft, found out without making one."""
-    if cache_format.refusal(problem.shape, problem.accelerator):
+    if cache_format.refusal(problem.shape, problem.accelerator, problem.version):
         return False
     layout = cache_layout(problem.shape, problem.accelerator, cache_format, problem.version)
     *_, smallest = problem.batches()

@@ -1,13 +1,16 @@
-"""Cache formats as the planner sees them: bytes of a block, and which models they serve."""
+"""Cache formats as the planner sees them: bytes of a block, and how fast it is read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from kvarn.format.layout import FORMATS as TILE_FORMATS
 from kvarn.format.layout import HEAD_DIMS, TILE_TOKENS, TileLayout
 from kvarn.planner.accelerators import Accelerator
 from kvarn.planner.layer_kind import LayerKind
+from kvarn.planner.refusals import refuse_fp8, refuse_nothing, refuse_tiles
 from kvarn.planner.shape import ModelShape
+from kvarn.planner.version import EngineVersion
 
 GPU_BLOCK_TOKENS = 16
 CPU_BLOCK_TOKENS = 128
@@ -28,8 +31,8 @@ PORTABLE_SHARE = 0.5
 OPEN_TOKENS = TILE_TOKENS // 2
 """Of a sequence's last tile, on average, which decoding reads as the model made it."""
 
-NATIVE_CAPABILITY, OLDEST_CAPABILITY = 9.0, 8.0
-"""From where on tiles have kernels in CUDA C++, and kernels at all."""
+NATIVE_CAPABILITY = 9.0
+"""From where on tiles have kernels in CUDA C++."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,8 @@ class CacheFormat:
         name: as in the resource's `cache.format`.
         kv_cache_dtype: vLLM's `--kv-cache-dtype`.
         kind_bytes: (shape, kind) -> bytes of one token for one KV head of one such layer.
-        refusal: (shape, device) -> why this format cannot serve the model, empty if it can.
+        refusal: (shape, device, version) -> why this format cannot serve the model, empty if it
+            can.
         bandwidth_share: device -> of the data sheet's bandwidth, what attention reads such a cache
             with when it decodes.
         layer_seconds: what a layer of a step takes beside that, more than with a plain cache.
@@ -50,7 +54,7 @@ class CacheFormat:
     name: str
     kv_cache_dtype: str
     kind_bytes: Callable[[ModelShape, LayerKind], int]
-    refusal: Callable[[ModelShape, Accelerator], str]
+    refusal: Callable[[ModelShape, Accelerator, EngineVersion], str]
     bandwidth_share: Callable[[Accelerator], float]
     layer_seconds: float
     tiled: bool
@@ -83,7 +87,7 @@ def _plain(
         name=name,
         kv_cache_dtype=kv_cache_dtype,
         kind_bytes=lambda shape, kind: kind.token_numbers * (element_bytes or shape.dtype_bytes),
-        refusal=_refuse_fp8 if element_bytes == 1 else lambda _shape, _device: "",
+        refusal=refuse_fp8 if element_bytes == 1 else refuse_nothing,
         bandwidth_share=lambda _device: bandwidth_share,
         layer_seconds=layer_seconds,
         tiled=False,
@@ -97,7 +101,7 @@ def _tiled(name: str) -> CacheFormat:
         kind_bytes=lambda _shape, kind: (
             TileLayout(TILE_FORMATS[name], kind.head_dim).bytes_per_token
         ),
-        refusal=_refuse_tiles,
+        refusal=partial(refuse_tiles, TILE_FORMATS[name]),
         bandwidth_share=_tile_share,
         layer_seconds=TILE_SECONDS,
         tiled=True,
@@ -106,50 +110,6 @@ def _tiled(name: str) -> CacheFormat:
 
 def _tile_share(device: Accelerator) -> float:
     return TILE_SHARE if device.capability >= NATIVE_CAPABILITY else PORTABLE_SHARE
-
-
-def _refuse_fp8(_shape: ModelShape, device: Accelerator) -> str:
-    return "fp8 on a CPU needs AVX-512, which a plan cannot see" if device.is_cpu else ""
-
-
-def _refuse_tiles(shape: ModelShape, device: Accelerator) -> str:
-    if 0 < device.capability < OLDEST_CAPABILITY:
-        return f"a GPU of compute capability {device.capability}; tiles need {OLDEST_CAPABILITY}"
-    for kind in shape.kinds:
-        if kind.kind in _UNTILED:
-            return _UNTILED[kind.kind]
-    return next((words for words, fails in _UNFIT if fails(shape)), "") or _traits(shape)
-
-
-def _traits(shape: ModelShape) -> str:
-    traits = " and ".join(trait for trait in shape.attention_traits if trait not in _SERVED)
-    return f"attention with {traits}" if traits else ""
-
-
-_SERVED = {"softcap"}
-"""Traits of attention that the kernels for tiles have."""
-
-_UNFIT: tuple[tuple[str, Callable[[ModelShape], bool]], ...] = (
-    (
-        "every layer has a sliding window",
-        lambda shape: not any(kind.kind == "full" for kind in shape.kinds),
-    ),
-    (
-        "layers whose heads differ",
-        lambda shape: len({(kind.kv_heads, kind.head_dim) for kind in shape.kinds}) > 1,
-    ),
-    (
-        "keys and values of different widths",
-        lambda shape: any(kind.value_dim for kind in shape.kinds),
-    ),
-    ("no tile for the head dimension", lambda shape: shape.head_dim not in HEAD_DIMS),
-)
-_UNTILED = {
-    "latent": "latent attention",
-    "index": "sparse attention",
-    "state": "recurrent layers",
-    "chunk": "attention in chunks",
-}
 
 
 def _tile_names() -> list[str]:

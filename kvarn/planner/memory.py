@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from kvarn.format.scratch import DENSE_CHANNELS, scratch_bytes
 from kvarn.planner.accelerators import Accelerator
-from kvarn.planner.cache import kv_heads_per_device
 from kvarn.planner.shape import ModelShape
 from kvarn.planner.version import MIB, EngineVersion
 
@@ -69,7 +68,7 @@ def scratch(shape: ModelShape, accelerator: Accelerator, batch: Batch) -> Accoun
     size_bytes = scratch_bytes(
         tokens=batch.max_batched_tokens,
         query_heads=shape.attention_heads // accelerator.count,
-        kv_heads=kv_heads_per_device(shape.kv_heads, accelerator),
+        kv_heads=accelerator.kv_heads(shape.kv_heads),
         head_dim=shape.head_dim,
         element_bytes=shape.dtype_bytes,
         dense=shape.dtype_bytes == 2 and shape.head_dim <= DENSE_CHANNELS,

@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass
 
 from kvarn.planner.accelerators import Accelerator
-from kvarn.planner.cache import kv_heads_per_device
 from kvarn.planner.formats import CacheFormat
 from kvarn.planner.layer_kind import LayerKind
 from kvarn.planner.shape import ModelShape
@@ -111,7 +110,7 @@ class Roofline:
         if kind.kind == "index":
             return kind.token_bytes * length
         seen = min(length, kind.window_tokens) if kind.window_tokens else length
-        heads = kv_heads_per_device(kind.kv_heads, self.accelerator)
+        heads = self.accelerator.kv_heads(kind.kv_heads)
         return heads * self.cache_format.read_bytes(self.shape, kind, seen)
 
     def _state_bytes(self) -> int:

@@ -3,10 +3,8 @@
 import pytest
 
 from kvarn.planner import FORMATS, Accelerator, AcceleratorError, known_gpus
-from tests.planner.builders import real_shape
 
 GIB = 1 << 30
-LLAMA = real_shape("Meta-Llama-3.1-8B")
 
 
 @pytest.mark.parametrize(
@@ -112,13 +110,6 @@ def test_impossible_devices_are_refused(keywords: dict[str, int], words: str) ->
 def test_a_model_is_not_split_over_the_cpu() -> None:
     with pytest.raises(AcceleratorError, match="count is 2 on the CPU"):
         Accelerator.find("cpu", count=2)
-
-
-def test_a_gpu_older_than_the_kernels_gets_no_tiles() -> None:
-    tiles, old = FORMATS["kvarn_k4v2_g128"], Accelerator.find("Tesla-T4")
-    assert "compute capability 7.5" in tiles.refusal(LLAMA, old)
-    assert not tiles.refusal(LLAMA, Accelerator.find("A100-SXM4-80GB"))
-    assert not tiles.refusal(LLAMA, Accelerator.find("new", memory_bytes=10**11))
 
 
 def test_tiles_are_read_faster_where_there_are_native_kernels() -> None:

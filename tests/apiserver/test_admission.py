@@ -90,6 +90,7 @@ BAD = [
             ["-tp=2"],
             ["--tensor_par", "2"],
             ["--gpu-mem", ".99"],
+            ["--device_memory_utilization=.99"],
             ["--kv-cache-d=auto"],
         )
     ),

@@ -153,6 +153,7 @@ PLANNED_FLAGS = (
     "--max-num-seqs",
     "--max-num-batched-tokens",
     "--gpu-memory-utilization",
+    "--device-memory-utilization",
     "--kv-cache-memory-bytes",
     "--tensor-parallel-size",
     "-tp",

@@ -67,8 +67,8 @@ def deployment(
             },
         },
         "revisionHistoryLimit": 3,
-        # It counts from the pod's creation on.
-        "progressDeadlineSeconds": NODE_SECONDS + load_seconds(planned),
+        # It counts from the creation on: the last server drains, a node comes, the model loads.
+        "progressDeadlineSeconds": grace_seconds(target) + NODE_SECONDS + load_seconds(planned),
         "template": template(target, planned, config),
     }
     return {
@@ -124,6 +124,11 @@ def load_seconds(planned: Planned) -> int:
     return min(LOAD_SECONDS + LOAD_SECONDS_PER_GIB * gib, 3 * 3600)
 
 
+def grace_seconds(target: KVarNDeployment) -> int:
+    """How long a stopping pod may take in all, before it is killed."""
+    return PRESTOP_SECONDS + target.spec.drain_seconds + EXIT_SECONDS
+
+
 def arguments(target: KVarNDeployment, planned: Planned) -> list[str]:
     """Flags of the launcher."""
     spec = target.spec
@@ -142,14 +147,13 @@ def arguments(target: KVarNDeployment, planned: Planned) -> list[str]:
 
 def _pod(target: KVarNDeployment, planned: Planned, config: Config) -> Manifest:
     source = Source.parse(target.spec.model.source)
-    grace = PRESTOP_SECONDS + target.spec.drain_seconds + EXIT_SECONDS
     memory = {"medium": "Memory", "sizeLimit": _shared_memory(target)}
     return {
         "automountServiceAccountToken": False,
         # A Service called vllm would put VLLM_PORT and the like into the environment.
         "enableServiceLinks": False,
         "securityContext": pod_security(),
-        "terminationGracePeriodSeconds": grace,
+        "terminationGracePeriodSeconds": grace_seconds(target),
         "nodeSelector": node_selector(planned.product),
         "tolerations": tolerations(target),
         "volumes": [*volumes(target, source), {"name": "shm", "emptyDir": memory}],

@@ -25,7 +25,8 @@ def server(
 ) -> Iterator[Launched]:
     options = ("--max-model-len", "2048", "--kv-cache-memory-bytes", "67108864")
     folder = tmp_path_factory.mktemp("served")
-    with launched(release, folder, tiny_model(), *options, "--shutdown-timeout", "60") as started:
+    # Longer than any test waits: the server must end because it has drained.
+    with launched(release, folder, tiny_model(), *options, "--shutdown-timeout", "3600") as started:
         started.wait_until_ready()
         yield started
 

@@ -108,6 +108,22 @@ def test_the_kubelet_waits_longer_than_the_server_drains() -> None:
     assert pod(of)["terminationGracePeriodSeconds"] > sleep + 120
 
 
+def test_a_long_answer_may_end_and_a_node_autoscaler_waits_for_it_by_default() -> None:
+    """The cluster autoscaler grants ten minutes (--max-graceful-termination-sec)."""
+    args = container(target())["args"]
+
+    assert args[args.index("--shutdown-timeout") + 1] == "300"
+    assert pod(target())["terminationGracePeriodSeconds"] <= 600
+
+
+def test_a_roll_out_may_wait_for_a_server_to_drain_before_the_next_one_loads() -> None:
+    of = target(drainSeconds=3600, rollout={"maxSurge": 0, "maxUnavailable": 1})
+
+    deadline = render.deployment(of, planned(of), CONFIG)["spec"]["progressDeadlineSeconds"]
+
+    assert deadline > pod(of)["terminationGracePeriodSeconds"] + render.load_seconds(planned(of))
+
+
 def test_a_large_model_may_take_longer_to_start() -> None:
     small, large = planned(target()), planned(gpu_target())
 

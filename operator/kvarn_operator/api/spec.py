@@ -238,8 +238,8 @@ class Spec(ApiModel):
     """Number of pods; absent when an autoscaler owns it."""
     autoscaling: Autoscaling | None = None
     """Who decides the number of replicas; nobody but spec.replicas if absent."""
-    drain_seconds: int = Field(default=30, ge=0, le=3600)
-    """How long a stopping pod may take to finish the requests that it has."""
+    drain_seconds: int = Field(default=300, ge=0, le=3600)
+    """How long a stopping pod may take to finish the requests that it has; it ends once it has."""
     rollout: Rollout = Rollout()
     """How pods are replaced."""
     engine: Engine = Engine()

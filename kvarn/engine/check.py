@@ -2,11 +2,14 @@
 
     python -m kvarn.engine.check --model Qwen/Qwen3-8B [--kv-cache-dtype …] [options of vllm serve]
 
-Loads no weights. Ends with status 1 when vLLM would refuse to start.
+Makes the model's layers and loads no weights; whether they fit is for ``kvarn plan`` to say. Ends
+with status 1 when vLLM would refuse to start, or when that cannot be told.
 """
 
 import sys
+from argparse import Namespace
 from collections.abc import Iterator
+from textwrap import shorten
 
 import torch
 import vllm
@@ -18,6 +21,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 import kvarn
 from kvarn.engine.choice import described, this_device
+from kvarn.engine.construction import make_layers
 from kvarn.engine.errors import UnsupportedError
 from kvarn.engine.skipping import skipped_layers, spans
 from kvarn.engine.versions import why_unsupported
@@ -34,23 +38,37 @@ def main(options: list[str]) -> int:
         options: those of ``vllm serve``.
 
     Returns:
-        1 when vLLM would refuse to start, else 0.
+        1 when vLLM would refuse to start or that cannot be told, else 0.
     """
     parser = EngineArgs.add_cli_args(FlexibleArgumentParser(description=__doc__))
     parser.set_defaults(model=None, kv_cache_dtype=DEFAULT_FORMAT, log_level="ERROR")
     arguments = parser.parse_args(options)
     _show(_versions())
+    try:
+        return _answer(arguments)
+    except UnsupportedError as error:
+        return _verdict(f"refused: {error}", 1)
+
+
+def _answer(arguments: Namespace) -> int:
     if reason := why_unsupported(vllm.__version__):
-        return _verdict(f"refused: {reason}")
+        raise UnsupportedError(reason)
     if arguments.kv_cache_dtype in FORMATS and (reason := this_device().why_unsupported()):
-        return _verdict(f"refused: {arguments.kv_cache_dtype} {reason}.")
+        raise UnsupportedError(f"{arguments.kv_cache_dtype} {reason}.")
     if arguments.model is None:
         return _verdict("give --model to see what it will do")
     try:
         config = EngineArgs.from_cli_args(arguments).create_engine_config()
-    except (UnsupportedError, ValidationError, ValueError, OSError) as error:
-        return _verdict(f"refused: {error}")
+    except (ValidationError, ValueError, OSError) as error:
+        raise UnsupportedError(str(error)) from error
     _show(_model(config))
+    try:
+        make_layers(config)
+    except UnsupportedError:
+        raise
+    except Exception as error:  # whatever it is, it leaves the question open
+        said = shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …")
+        return _verdict(f"not known: the layers cannot be made without weights ({said})", 1)
     return _verdict("vLLM will start with this cache")
 
 
@@ -85,9 +103,9 @@ def _show(lines: Iterator[tuple[str, str]]) -> None:
         print(f"{name:<10} {text}")
 
 
-def _verdict(text: str) -> int:
+def _verdict(text: str, status: int = 0) -> int:
     print(f"{'verdict':<10} {text}")
-    return 1 if text.startswith("refused") else 0
+    return status
 
 
 if __name__ == "__main__":

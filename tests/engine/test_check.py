@@ -1,11 +1,26 @@
 """The check says on one screen what vLLM will do."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytestmark = pytest.mark.serving
+
+SMALL = {
+    "model_type": "llama",
+    "dtype": "float32",
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 64,
+    "vocab_size": 256,
+    "max_position_embeddings": 2048,
+}
 
 
 def test_a_model_that_will_be_served(host: Any, tiny_model: Callable[..., str]) -> None:
@@ -26,6 +41,56 @@ def test_a_combination_that_will_be_refused(host: Any, tiny_model: Callable[...,
     status, lines = host.call("check", options=["--model", tiny_model(), "--block-size", "64"])
     assert status == 1
     assert lines[-1].endswith("leave out --block-size 64.")
+
+
+@pytest.mark.parametrize(
+    ("what", "config"),
+    [
+        (
+            "(attention sinks not supported)",
+            {"model_type": "gpt_oss", "architectures": ["GptOssForCausalLM"]},
+        ),
+        (
+            "does not serve models with ALiBi",
+            {"model_type": "bloom", "architectures": ["BloomForCausalLM"], "n_head": 2},
+        ),
+        (
+            "(partial multimodal token full attention not supported)",
+            {"architectures": ["LlamaForCausalLM"], "is_mm_prefix_lm": True},
+        ),
+    ],
+    ids=["sinks", "ALiBi", "images"],
+)
+def test_what_only_the_layers_tell(
+    host: Any, tmp_path: Path, what: str, config: dict[str, Any]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(SMALL | config))
+    options = ["--model", str(tmp_path), "--skip-tokenizer-init"]
+
+    status, lines = host.call("check", options=options)
+    assert status == 1
+    assert lines[-1].startswith("verdict    refused: kvarn_k4v2_g128 ")
+    assert what in lines[-1]
+
+    status, lines = host.call("check", options=[*options, "--kv-cache-dtype", "auto"])
+    assert (status, lines[-1]) == (0, "verdict    vLLM will start with this cache")
+
+
+def test_layers_are_made_whatever_shares_them(host: Any, tiny_model: Callable[..., str]) -> None:
+    options = ["--model", tiny_model(), "--tensor-parallel-size", "2"]
+    status, lines = host.call("check", options=options)
+    assert "KV heads   1 of 64 channels on each device" in lines
+    assert (status, lines[-1]) == (0, "verdict    vLLM will start with this cache")
+
+
+def test_layers_that_cannot_be_made_leave_the_question_open(
+    host: Any, tiny_model: Callable[..., str]
+) -> None:
+    status, lines = host.call("check", options=["--model", tiny_model(hidden_act="gelu")])
+    assert status == 1
+    assert lines[-1].startswith(
+        "verdict    not known: the layers cannot be made without weights (ValueError: "
+    )
 
 
 def test_a_gpu_that_is_too_old_whatever_the_model(host: Any) -> None:

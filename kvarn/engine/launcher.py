@@ -3,13 +3,17 @@
     python3 -m kvarn.engine.launcher --model /models/demo --kv-cache-dtype kvarn_k4v2_g128 …
 
 Takes the options of ``vllm serve``. The server is a child process, so that whatever ends it, the
-kernel included, is seen. Signals are passed on; vLLM drains by its ``--shutdown-timeout``.
+kernel included, is seen. Signals are passed on, until they are heard; vLLM drains by its
+``--shutdown-timeout`` and ends once it has.
 """
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
+from argparse import ArgumentParser
 from collections import deque
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +28,9 @@ KUBELET_MESSAGE_PATH = Path("/dev/termination-log")
 
 KEPT_LINES = 400
 """Lines of output that a diagnosis looks at; vLLM's longest traceback has under 200."""
+
+REPEAT_SECONDS = 1
+"""Time between two signals to a server that does not hear."""
 
 LAST_OUTPUT_SECONDS = 5
 """How long the server's orphans may keep its output open."""
@@ -58,7 +65,7 @@ def main() -> int:
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    told_to_stop = _forward_signals(server)
+    told_to_stop = _forward_signals(server, port=_port(sys.argv[1:]))
     lines: deque[bytes] = deque(maxlen=KEPT_LINES)
     assert server.stdout is not None  # noqa: S101 (for the type checker: it is a pipe)
     reader = Thread(target=_pass_on, args=(server.stdout, lines), daemon=True)
@@ -106,17 +113,43 @@ def on_cpu() -> bool:
         return True
 
 
-def _forward_signals(server: subprocess.Popen[bytes]) -> list[int]:
+def _port(arguments: Sequence[str]) -> int:
+    """The port that the server will listen on."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--port", type=int, default=8000)
+    return int(parser.parse_known_args(arguments)[0].port)
+
+
+def _forward_signals(server: subprocess.Popen[bytes], *, port: int) -> list[int]:
     """Pass signals on; the list that is returned collects them."""
     received: list[int] = []
 
     def forward(number: int, _frame: object) -> None:
+        if not received and not _listens(port):
+            Thread(target=_insist, args=(server, number, port), daemon=True).start()
         received.append(number)
         server.send_signal(number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, forward)
     return received
+
+
+def _insist(server: subprocess.Popen[bytes], number: int, port: int) -> None:
+    """Repeat a signal until the server ends or listens: vLLM may lose one while it loads."""
+    listens = False
+    while not listens and server.poll() is None:
+        time.sleep(REPEAT_SECONDS)
+        listens = _listens(port)
+        server.send_signal(number)
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _pass_on(output: IO[bytes], lines: deque[bytes]) -> None:

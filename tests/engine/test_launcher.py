@@ -15,6 +15,7 @@ from tests.engine.served import Launched, launched, metric, until
 pytestmark = pytest.mark.serving
 
 ASKED = {"model": "demo", "prompt": "The cache holds", "max_tokens": 12, "temperature": 0}
+SMALL = ("--max-model-len", "2048", "--kv-cache-memory-bytes", "67108864")
 LONG_TOKENS = 600
 """An answer that is not over before a busy machine has looked whether it runs."""
 
@@ -23,10 +24,10 @@ LONG_TOKENS = 600
 def server(
     release: str, tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., str]
 ) -> Iterator[Launched]:
-    options = ("--max-model-len", "2048", "--kv-cache-memory-bytes", "67108864")
+    options = (*SMALL, "--shutdown-timeout", "3600")
     folder = tmp_path_factory.mktemp("served")
     # Longer than any test waits: the server must end because it has drained.
-    with launched(release, folder, tiny_model(), *options, "--shutdown-timeout", "3600") as started:
+    with launched(release, folder, tiny_model(), *options) as started:
         started.wait_until_ready()
         yield started
 
@@ -66,6 +67,18 @@ def test_a_drain_finishes_what_runs(server: Launched, client: httpx.Client) -> N
     assert {answer.json()["usage"]["completion_tokens"] for answer in answers} == {LONG_TOKENS}
     assert server.process.wait(60) == 0
     assert server.message.read_text() == ""
+
+
+def test_a_server_that_still_loads_ends_when_told_to(
+    release: str, tmp_path: Path, tiny_model: Callable[..., str]
+) -> None:
+    """By itself vLLM 0.32 loses the signal, and serves until the kubelet's patience ends."""
+    options = (*SMALL, "--shutdown-timeout", "3600")
+    with launched(release, tmp_path, tiny_model(), *options) as loading:
+        until(lambda: "EngineCore" in loading.log.read_text(), seconds=120)
+        loading.process.send_signal(signal.SIGTERM)
+        loading.process.wait(60)
+    assert loading.message.read_text() == ""
 
 
 def test_a_context_that_does_not_fit_is_reported_with_what_would(

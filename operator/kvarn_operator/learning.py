@@ -15,7 +15,8 @@ from kvarn.planner import Correction, Plan
 from kvarn_operator.api.status import Lesson, Status
 from kvarn_operator.observe import Failure
 
-MEMORY_REASONS = frozenset({"InsufficientMemory", "ContextTooLong", "OutOfMemory"})
+NOTHING_LEFT = "InsufficientMemory"
+MEMORY_REASONS = frozenset({NOTHING_LEFT, "ContextTooLong", "OutOfMemory"})
 """Reasons, of the planner and of the launcher, that say that memory is too small."""
 KILLED = "OOMKilled"
 """The kubelet's word for a container that outgrew its limit."""
@@ -114,9 +115,10 @@ def after_failure(lesson: Lesson, plan: Plan, failure: Failure, template: str) -
 def _missing(plan: Plan, failure: Failure) -> tuple[int, int]:
     """Bytes that the cache must do without, and hundredths of the device that vLLM must."""
     total, numbers = plan.line("total"), failure.numbers
-    if "available_bytes" in numbers:
-        # vLLM says what was left; so much was the account wrong.
-        return max(plan.cache_bytes - numbers["available_bytes"], 0), 0
+    left = numbers.get("available_bytes", 0 if failure.reason == NOTHING_LEFT else None)
+    if left is not None and "free_bytes" not in numbers:
+        # vLLM says what was left, or that nothing was; so much was the account wrong.
+        return max(plan.cache_bytes - left, 0), 0
     if plan.accelerator.is_cpu:
         return max(numbers.get("requested_bytes", 0), ceil(UNTOLD_SHARE * total)), 0
     wanted = numbers.get("wanted_bytes", numbers.get("requested_bytes", 0) + MARGIN_BYTES)

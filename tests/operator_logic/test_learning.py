@@ -70,6 +70,17 @@ def again(of: KVarNDeployment, observed: Observed) -> Outcome:
     return retries.plan(of, observed, planned(of).shape, frozenset(), image=IMAGE)
 
 
+def test_where_nothing_was_left_the_account_lacked_the_whole_cache() -> None:
+    """VLLM's first ValueError, in the releases that say no number."""
+    made = planned(tight_target())
+    nothing = Failure(reason="InsufficientMemory", message="No memory is left.")
+
+    lesson = learning.after_failure(made.lesson, made.plan, nothing, "t1")
+
+    assert lesson
+    assert (lesson.bytes, lesson.points) == (made.plan.cache_bytes, 0)
+
+
 def test_what_vllm_had_left_is_what_the_account_lacked() -> None:
     made = planned(gpu_target())
 

@@ -82,7 +82,7 @@ class Shape(ApiModel):
     attention_traits: list[Annotated[str, Field(max_length=64)]] = Field(
         default_factory=list, max_length=16, json_schema_extra={"x-kubernetes-list-type": "set"}
     )
-    """What attention needs beyond plain softmax: softcap, sinks, alibi."""
+    """What attention needs beyond plain softmax: softcap, sinks, alibi, images."""
     layer_kinds: list[LayerKind] = Field(
         default_factory=list, max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}
     )

@@ -50,7 +50,7 @@ test-keda: setup served ## Scaling by KEDA itself, which takes long to compile a
 test-gpu: ## The kernels compiled and vLLM's traces, in this machine's own Python: needs a GPU, vLLM and pytest
 	$(PYTHON) -m pytest -c /dev/null --rootdir . -p no:cacheprovider --import-mode=importlib \
 	  tests/engine/test_host_syncs.py tests/kernels/test_cuda_decode.py tests/kernels/test_cuda_store.py \
-	  tests/kernels/test_dense_prefill.py tests/kernels/test_rehearsal.py $(ARGS)
+	  tests/kernels/test_cuda_step.py tests/kernels/test_dense_prefill.py tests/kernels/test_rehearsal.py $(ARGS)
 
 .PHONY: check
 check: setup ## Lint, format, types, layers, generated files

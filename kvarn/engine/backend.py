@@ -47,6 +47,7 @@ class KVarnMetadataBuilder(AttentionMetadataBuilder[KVarnMetadata]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        announce(self.vllm_config.cache_config.cache_dtype)
         self._kernels = kernels()
         self._faults = faults_on(self.device)
 
@@ -130,7 +131,6 @@ class KVarnImpl(AttentionImpl[KVarnMetadata]):
         self.kv_cache_dtype = kv_cache_dtype
         self.layout = TileLayout(FORMATS[kv_cache_dtype], head_size)
         self._kernels = kernels()
-        announce(kv_cache_dtype)
         config = get_current_vllm_config()
         self._sequences = config.scheduler_config.max_num_seqs
         self._layers = config.compilation_config.static_forward_context

@@ -112,7 +112,7 @@ def _register_life(registry: kopf.OperatorRegistry, board: Board, config: Config
         memo.reconciler, registration = _assemble(cluster, pages, config, board.values)
         memo.connections.push_async_callback(registration.server.close)
         keeping = asyncio.create_task(_keep_serving(registration))
-        memo.connections.callback(keeping.cancel)
+        memo.connections.push_async_callback(_ended, keeping)
 
     @kopf.on.cleanup(registry=registry, id="stop")
     async def stop(memo: Any, **_: Any) -> None:
@@ -164,6 +164,12 @@ async def _keep_serving(registration: Registration) -> None:
         except Exception:
             LOGGER.exception("The look at the APIServices broke off.")
         await asyncio.sleep(REGISTRATION_SECONDS)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Cancel a task, and wait until it has closed what it had open."""
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def _register_children(registry: kopf.OperatorRegistry, board: Board) -> None:

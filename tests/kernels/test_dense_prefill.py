@@ -108,7 +108,8 @@ def test_prompts_beside_single_tokens() -> None:
     mixed.check()
 
 
-@settings(max_examples=6, deadline=None, phases=[Phase.generate])
+# One code in ten thousand may fall to the other side, and in few draws a result hangs on that one.
+@settings(max_examples=6, deadline=None, phases=[Phase.generate], derandomize=True)
 @given(
     lengths=st.lists(st.integers(9, 400), min_size=1, max_size=3),
     sizes=st.lists(st.integers(9, 300), min_size=3, max_size=3),

@@ -73,7 +73,7 @@ def attend_single_tokens(
         return False
     if not are_aligned(*rows, cache.tail, cache.packed):
         return False
-    if stores and not store.takes(cache, attention.keys, attention.values):
+    if stores and not store.is_supported(cache.layout, attention.keys.dtype, query.device):
         return False
     beside = partial(_store, step, cache, attention) if stores else None
     program = load(variant_for(cache, attention), query.device)

@@ -158,18 +158,13 @@ def store_tiles(
     Returns:
         whether it was done; if not, nothing was.
     """
-    if not takes(cache, keys, values):
+    if not is_supported(cache.layout, keys.dtype, keys.device):
+        return False
+    if not are_aligned(keys, values, cache.tail, cache.packed):
         return False
     program = load(Variant(cache.layout, keys.dtype), keys.device)
     launch(program, step, cache, keys=keys, values=values, faults=faults)
     return True
-
-
-def takes(cache: LayerCache, keys: torch.Tensor, values: torch.Tensor) -> bool:
-    """Whether there is a program for them. Arguments are those of :func:`store_tiles`."""
-    return is_supported(cache.layout, keys.dtype, keys.device) and are_aligned(
-        keys, values, cache.tail, cache.packed
-    )
 
 
 @cache

@@ -62,6 +62,15 @@ def told(world: World) -> float | None:
     return metrics.REGISTRY.get_sample_value("kvarn_demand_replicas", labels)
 
 
+async def until_told(world: World, size: float | None) -> None:
+    """Wait until Prometheus finds a size; None for none."""
+
+    async def is_told() -> bool:
+        return told(world) == size
+
+    await until(is_told)
+
+
 async def test_keda_is_asked_for_where_it_is_missing_and_used_once_it_is_there(
     scaled: World, resource: Resource
 ) -> None:
@@ -84,15 +93,9 @@ async def test_prometheus_finds_the_demand_and_finds_none_on_silence(
     await install_keda(scaled)
     await serve(scaled, resource)
 
-    async def is_told() -> bool:
-        return told(scaled) == 3
-
-    async def is_silent() -> bool:
-        return told(scaled) is None
-
-    await until(is_told)
+    await until_told(scaled, 3)
     vllm.loads.clear()
-    await until(is_silent)
+    await until_told(scaled, None)
 
 
 async def test_prometheus_finds_no_demand_without_a_plan_a_pass_or_a_resource(
@@ -106,25 +109,19 @@ async def test_prometheus_finds_no_demand_without_a_plan_a_pass_or_a_resource(
     await install_keda(scaled)
     await serve(scaled, resource)
 
-    async def is_told() -> bool:
-        return told(scaled) == 3
-
-    async def is_silent() -> bool:
-        return told(scaled) is None
-
-    await until(is_told)
+    await until_told(scaled, 3)
     await scaled.patch("kvd", {"spec": {"accelerator": {"memory": "1Mi"}}})
-    await until(is_silent)
+    await until_told(scaled, None)
 
     await scaled.patch("kvd", {"spec": {"accelerator": {"memory": "2Gi"}}})
-    await until(is_told)
+    await until_told(scaled, 3)
     with monkeypatch.context() as patched:
         patched.setattr(render, "children", fail)
-        await until(is_silent)
+        await until_told(scaled, None)
 
-    await until(is_told)
+    await until_told(scaled, 3)
     await scaled.kubectl("delete", "kvd", "demo")
-    await until(is_silent)
+    await until_told(scaled, None)
 
 
 async def test_leaving_keda_removes_the_scaled_object_before_the_size_is_written(

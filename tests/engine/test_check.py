@@ -1,26 +1,14 @@
 """The check says on one screen what vLLM will do."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.serving
+from tests.engine.bare import write_config
 
-SMALL = {
-    "model_type": "llama",
-    "dtype": "float32",
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 64,
-    "vocab_size": 256,
-    "max_position_embeddings": 2048,
-}
+pytestmark = pytest.mark.serving
 
 
 def test_a_model_that_will_be_served(host: Any, tiny_model: Callable[..., str]) -> None:
@@ -56,7 +44,11 @@ def test_a_combination_that_will_be_refused(host: Any, tiny_model: Callable[...,
         ),
         (
             "(partial multimodal token full attention not supported)",
-            {"architectures": ["LlamaForCausalLM"], "is_mm_prefix_lm": True},
+            {
+                "model_type": "llama",
+                "architectures": ["LlamaForCausalLM"],
+                "is_mm_prefix_lm": True,
+            },
         ),
     ],
     ids=["sinks", "ALiBi", "images"],
@@ -64,8 +56,7 @@ def test_a_combination_that_will_be_refused(host: Any, tiny_model: Callable[...,
 def test_what_only_the_layers_tell(
     host: Any, tmp_path: Path, what: str, config: dict[str, Any]
 ) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(SMALL | config))
-    options = ["--model", str(tmp_path), "--skip-tokenizer-init"]
+    options = ["--model", write_config(tmp_path, config), "--skip-tokenizer-init"]
 
     status, lines = host.call("check", options=options)
     assert status == 1

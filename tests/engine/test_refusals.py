@@ -1,6 +1,5 @@
 """What the cache cannot do is refused before a weight is loaded, naming the option to change."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from kvarn.format.layout import FORMATS
+from tests.engine.bare import write_config
 from tests.engine.lanes import INSTALLED, ROOT, environment
 
 pytestmark = pytest.mark.serving
@@ -92,19 +92,6 @@ def test_models(
     assert "use --kv-cache-dtype auto" in said
 
 
-SMALL = {
-    "dtype": "float32",
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 64,
-    "vocab_size": 256,
-    "max_position_embeddings": 2048,
-}
-
-
 @pytest.mark.parametrize(
     ("what", "config"),
     [
@@ -152,8 +139,7 @@ def test_architectures(
     refusal: Callable[..., str], tmp_path: Path, what: str, config: dict[str, Any]
 ) -> None:
     """Each by its config alone."""
-    (tmp_path / "config.json").write_text(json.dumps(SMALL | config))
-    said = refusal(str(tmp_path), skip_tokenizer_init=True, **K4V2)
+    said = refusal(write_config(tmp_path, config), skip_tokenizer_init=True, **K4V2)
     assert said.startswith("UnsupportedError: kvarn_k4v2_g128 ")
     assert what in said
     assert "use --kv-cache-dtype auto" in said

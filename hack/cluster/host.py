@@ -16,16 +16,32 @@ Condition = Callable[[], bool]
 POLL_SECONDS = 0.1
 
 
+def record_node(cluster: Layout, pid: int) -> None:
+    """Note which process is the node's process 1, for `node_pid`."""
+    cluster.node_pid.write_text(f"{pid} {_start_ticks(pid)}")
+
+
 def node_pid(cluster: Layout) -> int | None:
     """Process id of the node's process 1, or None if it does not run."""
     try:
-        pid = int(cluster.node_pid.read_text())
-        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        pid, started = cluster.node_pid.read_text().split()
+        # A process id may have been given to another program since.
+        return int(pid) if _start_ticks(int(pid)) == int(started) else None
     except (OSError, ValueError):
         return None
-    # A process id may have been given to another program since.
-    ours = b"hack.cluster.node" in arguments and os.fsencode(cluster.cache.root) in arguments
-    return pid if ours else None
+
+
+def _start_ticks(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; None if it has ended.
+
+    Unlike its command line, which is empty while it executes another program, this never changes.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    state, *fields = stat.rpartition(")")[2].split()
+    return None if state in {"Z", "X"} else int(fields[18])  # proc_pid_stat(5), field 22
 
 
 def require_running(cluster: Layout) -> int:

@@ -97,7 +97,9 @@ def _spawn(cluster: Layout, node: list[str]) -> None:
     children = Path(f"/proc/{parent}/task/{parent}/children")
     while os.waitpid(parent, os.WNOHANG) == (0, 0) and not children.read_text():
         time.sleep(0.01)
-    cluster.node_pid.write_text(children.read_text().strip() if children.exists() else "")
+    # If it ended at once there is none: whoever waits for the node finds that it ended.
+    if children.exists() and (node_pid := children.read_text()):
+        host.record_node(cluster, int(node_pid))
 
 
 def _complete(cluster: Layout, pause_archive: Path) -> None:

@@ -116,9 +116,16 @@ def _more(fleet: Fleet, current: int, history: History, now: datetime) -> tuple[
         return math.ceil(max(fleet.demand, coming)), _REASONS[fleet.limited_by]
     if coming > trend_limit:
         return math.ceil(coming), "DemandRising"
-    if any(server.parts.rejections for server in fleet.servers) and len(fleet.servers) >= current:
-        return current + 1, "Rejections"
+    if len(fleet.servers) >= current and (why := _alarm(fleet)):
+        return current + 1, why
     return current, ""
+
+
+def _alarm(fleet: Fleet) -> str:
+    """Why one server more is wanted whatever the numbers say; empty if nothing calls for it."""
+    if any(server.parts.rejections for server in fleet.servers):
+        return "Rejections"
+    return "RequestsWaiting" if fleet.is_outrun else ""
 
 
 _REASONS: dict[Part, str] = {

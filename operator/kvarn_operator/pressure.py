@@ -58,6 +58,7 @@ class Server:
         incoming: what its present requests take of it, without what queues and events add.
         reused: what computing the tokens that its cache spared would take of it.
         backlog_seconds: time that computing the prompts that wait will take.
+        standing_queue: requests that its queue was never below of late.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Server:
     usage: float
     reused: float = 0.0
     backlog_seconds: float = 0.0
+    standing_queue: int = 0
 
     @property
     def demand_tokens(self) -> float:
@@ -123,6 +125,11 @@ class Fleet:
     def backlog_seconds(self) -> float:
         """Time that one server would take to compute all prompts that wait."""
         return sum(server.backlog_seconds for server in self.servers)
+
+    @property
+    def is_outrun(self) -> bool:
+        """Whether a queue stands before each server."""
+        return bool(self.servers) and all(server.standing_queue for server in self.servers)
 
     @property
     def load(self) -> float:
@@ -258,4 +265,5 @@ def _server(
         usage=reading.sample.usage,
         reused=reading.reused_share / COMPUTE_TARGET,
         backlog_seconds=reading.backlog_seconds,
+        standing_queue=reading.standing_queue,
     )

@@ -15,6 +15,8 @@ WINDOW_SECONDS = 60.0
 """Rates are taken over this time: long enough for dozens of requests, shorter than a start."""
 SEAT_SECONDS = 60.0
 """Time in which those that wait for a place in the batch should have one."""
+STANDING_SECONDS = 45.0
+"""A queue that did not empty in this time stands."""
 LEAST_SECONDS = 15.0
 """A rate over less says nothing."""
 LEAST_TOKENS = 4096
@@ -123,6 +125,17 @@ class Reading:
         if ended <= 0:
             return 1.0
         return min(self.sample.running * self.watched_seconds / ended / SEAT_SECONDS, 1.0)
+
+    @property
+    def standing_queue(self) -> int:
+        """The fewest requests that waited at any time of the window; 0 if it is too short to tell.
+
+        A queue that empties now and then absorbs bursts. One that stands does nothing but delay
+        (Nichols and Jacobson 2012, *Controlling Queue Delay*).
+        """
+        if self.watched_seconds < STANDING_SECONDS:
+            return 0
+        return min(self.sample.waiting, *(spoken.sample.waiting for spoken in self.past))
 
     @property
     def preempted_share(self) -> float:

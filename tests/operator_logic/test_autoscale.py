@@ -145,6 +145,17 @@ def test_rejections_do_not_wait_for_a_window() -> None:
     assert (made.replicas, made.reason) == (2, "Rejections")
 
 
+def test_a_queue_that_stands_is_not_tolerated() -> None:
+    """Clients that wait for their answers never ask for much more than they get."""
+    outrun = server(1.05, standing_queue=3)
+
+    made = once(Fleet(servers=(outrun, outrun)), current=2)
+
+    assert (made.replicas, made.reason) == (3, "RequestsWaiting")
+    assert once(Fleet(servers=(outrun, server(1.05))), current=2).replicas == 2
+    assert once(Fleet(servers=(outrun, outrun)), current=3).replicas == 3
+
+
 def test_disabled_means_never() -> None:
     up = {"scaleUp": {"selectPolicy": "Disabled"}}
 

@@ -106,6 +106,26 @@ def test_those_that_wait_count_once_it_can_be_told_how_soon_they_follow() -> Non
     assert pressures == pytest.approx([1.0, 1.0, 1.0, 1.1])
 
 
+@pytest.mark.parametrize(("other", "outrun"), [(3, True), (0, False)])
+def test_servers_are_outrun_if_a_queue_stands_before_each(other: int, outrun: bool) -> None:
+    readings: dict[str, Reading] = {}
+    for seconds in range(0, 65, 5):
+        said = {pod: replace(IDLE, waiting=w) for pod, w in (("a", 2), ("b", other))}
+        readings = record(readings, said, now=later(seconds))
+
+    found = fleet(
+        ["a", "b"],
+        readings,
+        target=0.8,
+        max_sequences=10,
+        planned_tokens=500,
+        now=later(60),
+        poll_seconds=5,
+    )
+
+    assert found.is_outrun == outrun
+
+
 def test_time_that_prompts_take_counts_against_its_target() -> None:
     busy = replace(IDLE, first_tokens=10, computed_tokens=9000)
     reading = Reading(

@@ -172,6 +172,19 @@ def test_those_that_wait_where_nothing_ends_need_a_place_each() -> None:
     assert watched([replace(START, running=10, waiting=30)] * 20).waiting_share == 1.0
 
 
+@pytest.mark.parametrize(
+    ("waiting", "standing"),
+    [
+        ([9, 8, 7] * 6, 7),
+        pytest.param([9] * 12 + [0] + [9] * 5, 0, id="it emptied once"),
+        pytest.param([0] * 5 + [9] * 13, 9, id="it was empty before"),
+        pytest.param([9] * 6, 0, id="not watched for long"),
+    ],
+)
+def test_a_queue_stands_if_it_was_never_empty(waiting: Sequence[int], standing: int) -> None:
+    assert watched([replace(START, waiting=w) for w in waiting]).standing_queue == standing
+
+
 def test_counters_that_began_anew_begin_a_window_anew() -> None:
     readings = record({"a": steady()}, {"a": START}, now=later(100))
 

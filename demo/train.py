@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 from demo import corpus
 from demo.model import folder
+from hack import cache
 from hack.errors import Refusal
 from hack.progress import Step, step
 
@@ -65,13 +66,14 @@ class Result:
 
 def ensure(out: Path, *, seconds: float = SECONDS) -> Path:
     """Train into `out` unless a finished model lies there; nothing half done ever gets its name."""
-    if out.is_dir():
-        return out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".training-", dir=out.parent) as unfinished:
-        target = Path(unfinished) / "model"
-        train(target, seconds=seconds)
-        target.rename(out)
+    with cache.default().locked("demo-model"):
+        if out.is_dir():
+            return out
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".training-", dir=out.parent) as unfinished:
+            target = Path(unfinished) / "model"
+            train(target, seconds=seconds)
+            target.rename(out)
     return out
 
 

@@ -78,7 +78,7 @@ def _exits(command: Callable[P, None]) -> Callable[P, None]:
 @click.option(
     "--pp", default=1, show_default=True, help="Stages of layers, each on GPUs of its own."
 )
-@click.option("--memory", type=float, help="Memory of one device in GiB, if not the table's.")
+@click.option("--memory", type=float, help="Memory of one device in GiB, if not the known one.")
 @click.option(
     "--format",
     "cache_format",
@@ -116,10 +116,13 @@ def plan_command(
     """Plan MODEL: a folder, a config.json, or organisation/name."""
     if (gpu is None) == (node is None):
         raise click.UsageError("Give either --gpu or --node.")
+    memory_bytes = _memory_bytes(memory)
     if node is not None:
         found = described(_manifest(node), resource=resource, count=tp)
+        if memory_bytes is not None:
+            found = replace(found, memory_bytes=memory_bytes)
     else:
-        found = Accelerator.find(gpu or "", count=tp, memory_bytes=_memory_bytes(memory))
+        found = Accelerator.find(gpu or "", count=tp, memory_bytes=memory_bytes)
     accelerator = replace(found, stages=pp)
     workload, limits = _workload(numbers), _limits(numbers)
     shape = find_shape(model)

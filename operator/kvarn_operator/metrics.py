@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from kvarn_operator.metrics_api import values
+
 REGISTRY = CollectorRegistry()
 
 PASSES = Counter(
@@ -31,13 +33,13 @@ SCRAPE_FAILURES = Counter(
     registry=REGISTRY,
 )
 PRESSURE = Gauge(
-    "kvarn_pressure_ratio",
+    values.PRESSURE,
     "Mean pressure on the ready replicas; 1 is a full replica. Absent if unknown.",
     ["namespace", "name"],
     registry=REGISTRY,
 )
 DEMAND = Gauge(
-    "kvarn_demand_tokens",
+    values.TOKENS,
     "Demand on all ready replicas, in tokens of cache; absent if unknown.",
     ["namespace", "name"],
     registry=REGISTRY,
@@ -49,7 +51,7 @@ DESIRED = Gauge(
     registry=REGISTRY,
 )
 DEMAND_REPLICAS = Gauge(
-    "kvarn_demand_replicas",
+    values.DEMAND,
     "Size that the demand calls for, where another controller owns the size; absent if unknown.",
     ["namespace", "name"],
     registry=REGISTRY,
@@ -63,9 +65,9 @@ SCALINGS = Counter(
 
 
 MEASURED = {
-    "kvarn_demand_replicas": DEMAND_REPLICAS,
-    "kvarn_demand_tokens": DEMAND,
-    "kvarn_pressure_ratio": PRESSURE,
+    values.DEMAND: DEMAND_REPLICAS,
+    values.TOKENS: DEMAND,
+    values.PRESSURE: PRESSURE,
 }
 """What autoscalers go by."""
 

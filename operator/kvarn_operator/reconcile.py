@@ -167,15 +167,17 @@ class Reconciler:
         try:
             finding = inspection.find(target, observed, self.config)
             model, outcome = finding.record, inspection.unread(finding.record)
-            if finding.wants_job:
-                await self.api.apply(inspection.job(target, self.config))
             if finding.shape is not None:
                 runs = image(target, self.config)
                 outcome = retries.plan(target, observed, finding.shape, products, image=runs)
+            if finding.wants_job:
+                await self.api.apply(inspection.job(target, self.config))
         except planner.ShapeError as error:
             outcome = Unplanned(reason=error.reason, message=error.message)
         except RefusedError as error:
-            outcome = Unplanned(reason="ChildRefused", message=str(error))
+            # What is known of the model holds, though no other image may read it.
+            if finding.shape is None:
+                outcome = Unplanned(reason="ChildRefused", message=str(error))
         return Scene(target=target, outcome=outcome, observed=observed, model=model)
 
     async def _apply(self, scene: Scene, memory: Memory) -> Scene:

@@ -107,6 +107,33 @@ async def test_another_image_freezes_nothing_and_loses_no_shape(
     assert pod["containers"][0]["image"] == "serving:2"
 
 
+async def test_a_refused_job_freezes_nothing_if_the_shape_is_known(
+    running: World, resource: Resource
+) -> None:
+    shape = resource["spec"]["model"].pop("shape")
+    await running.apply(resource)
+    await end(running, await until(lambda: job(running)), code=0, message=json.dumps(shape))
+    await running.until_condition("Planned", "True")
+    await without_jobs(running)
+    jobs = {"apiGroups": ["batch"], "apiVersions": ["v1"], "resources": ["jobs"]}
+    await running.forbid(jobs | {"operations": ["CREATE"]}, unless="false", message="no jobs here")
+
+    async def forbidden() -> bool:
+        new = ("create", "job", "other", "--image=x", "--dry-run=server")
+        return not await running.kubectl(*new, check=False)
+
+    await until(forbidden)
+    await running.patch("kvd", {"spec": {"engine": {"image": "serving:2"}}})
+
+    async def renewed() -> bool:
+        pod = (await running.get("deployment"))["spec"]["template"]["spec"]
+        return bool(pod["containers"][0]["image"] == "serving:2")
+
+    await until(renewed)
+    await running.until_condition("Planned", "True")
+    assert await job(running) == {}
+
+
 async def test_a_model_that_cannot_be_read_is_said_in_the_jobs_words(
     running: World, unread: Resource
 ) -> None:

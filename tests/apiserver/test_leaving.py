@@ -98,27 +98,12 @@ async def test_what_the_pod_template_says_stays(running: World, resource: Resour
 async def forbid_annotations(world: World) -> None:
     """An admission policy that lets nobody write `PROTECTION` on a pod that is there."""
     names = " || ".join(f"'{name}' in object.metadata.annotations" for name in PROTECTION)
-    rule = {
-        "expression": f"!has(object.metadata.annotations) || !({names})",
-        "message": "pods stay as they are",
-    }
     pods = {"apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}
-    updates = {"resourceRules": [pods | {"operations": ["UPDATE"]}]}
-    here = {"matchLabels": {"kubernetes.io/metadata.name": world.namespace}}
-    binding = {
-        "policyName": world.namespace,
-        "validationActions": ["Deny"],
-        "matchResources": {"namespaceSelector": here},
-    }
-    specs = {
-        "ValidatingAdmissionPolicy": {"matchConstraints": updates, "validations": [rule]},
-        "ValidatingAdmissionPolicyBinding": binding,
-    }
-    head = {
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "metadata": {"name": world.namespace},
-    }
-    await world.apply(*(head | {"kind": kind, "spec": spec} for kind, spec in specs.items()))
+    await world.forbid(
+        pods | {"operations": ["UPDATE"]},
+        unless=f"!has(object.metadata.annotations) || !({names})",
+        message="pods stay as they are",
+    )
 
 
 async def test_a_policy_on_annotations_is_told_and_holds_up_nothing_else(

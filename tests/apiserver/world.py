@@ -125,6 +125,36 @@ class World:
         for document in documents:
             await self.kubectl("apply", "-f", "-", *extra, stdin=json.dumps(document))
 
+    async def forbid(self, rule: dict[str, Any], *, unless: str, message: str) -> None:
+        """Have an admission policy refuse, in this namespace, what `rule` matches.
+
+        It takes a moment until the API server minds it.
+
+        Args:
+            rule: of ``matchConstraints.resourceRules``.
+            unless: CEL of what is let through.
+            message: what the refused are told.
+        """
+        here = {"matchLabels": {"kubernetes.io/metadata.name": self.namespace}}
+        policy = {
+            "matchConstraints": {"resourceRules": [rule]},
+            "validations": [{"expression": unless, "message": message}],
+        }
+        binding = {
+            "policyName": self.namespace,
+            "validationActions": ["Deny"],
+            "matchResources": {"namespaceSelector": here},
+        }
+        head = {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "metadata": {"name": self.namespace},
+        }
+        specs = {
+            "ValidatingAdmissionPolicy": policy,
+            "ValidatingAdmissionPolicyBinding": binding,
+        }
+        await self.apply(*(head | {"kind": kind, "spec": spec} for kind, spec in specs.items()))
+
     async def get(self, kind: str, name: str = "demo") -> dict[str, Any]:
         """An object; empty if it is not there."""
         text = await self.kubectl(

@@ -1,5 +1,6 @@
 """The model: a real Llama, written whole or not at all, of English that is on the machine."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,13 @@ def test_the_folder_loads_as_a_llama_with_grouped_heads(model: Path):
     assert config.model_type == "llama"
     assert config.num_attention_heads > config.num_key_value_heads > 1
     assert config.num_hidden_layers > 4
+
+
+def test_two_that_want_it_at_once_get_the_one_model(tmp_path: Path):
+    out = tmp_path / "demo"
+    with ThreadPoolExecutor(2) as both:
+        assert list(both.map(lambda _: train.ensure(out, seconds=1.0), range(2))) == [out, out]
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 
 
 def test_text_survives_the_tokenizer(model: Path):

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -148,13 +149,18 @@ def test_every_model_that_is_built_in_is_listed_with_its_shape() -> None:
     assert ModelShape.from_dict(listing["Qwen/Qwen3-8B"]) == read_shape(QWEN)
 
 
-def test_a_node_says_what_it_has(tmp_path: Path) -> None:
+def test_a_node_says_what_it_has_and_its_memory_may_be_stated(tmp_path: Path) -> None:
     node = {"kind": "Node", "metadata": {"labels": {"nvidia.com/gpu.product": "NVIDIA-L40S"}}}
     path = tmp_path / "node.json"
     path.write_text(json.dumps(node))
 
-    report = json.loads(run("plan", QWEN, "--node", str(path), "--json").stdout)
-    assert report["plan"]["accelerator"]["product"] == "L40S-48GB"
+    def found(*options: str) -> dict[str, Any]:
+        report = json.loads(run("plan", QWEN, "--node", str(path), *options, "--json").stdout)
+        accelerator: dict[str, Any] = report["plan"]["accelerator"]
+        return accelerator
+
+    assert found()["product"] == found("--memory", "40")["product"] == "L40S-48GB"
+    assert found("--memory", "40")["memoryBytes"] == 40 << 30
 
 
 def test_stages_stand_in_the_command() -> None:

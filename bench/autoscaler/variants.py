@@ -18,7 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.autoscaler import roofline, traces
+from bench.autoscaler import roofline, settings, traces
 from bench.autoscaler.cluster import Setup
 from bench.autoscaler.compare import OURS, RIVALS, Result, compare, scene
 from bench.autoscaler.requests import PREFIX_TOKENS, Request
@@ -152,13 +152,20 @@ def talks(rate: Callable[[float], float]) -> Requests:
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--only", default="", help="Variants whose names contain this.")
 @click.option("--rival", "rivals", type=click.Choice(list(RIVALS)), multiple=True, help="[all]")
+@click.option(
+    "--set", "changes", multiple=True, metavar="NAME=VALUE", help="A constant of our policy."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def main(folder: Path, *, only: str, rivals: Sequence[str], as_json: bool) -> None:
+def main(
+    folder: Path, *, only: str, rivals: Sequence[str], changes: Sequence[str], as_json: bool
+) -> None:
     """Print a line for each variant, and the sums."""
     names = (OURS, *(rivals or RIVALS))
     try:
+        for setting in changes:
+            settings.change(*settings.read(setting))
         chosen = [variant for variant in variants(folder) if only in variant.name]
-    except traces.TraceError as error:
+    except (settings.SettingError, traces.TraceError) as error:
         raise click.ClickException(str(error)) from error
     rows = {variant.name: _row(variant.play(names)) for variant in chosen}
     if as_json:

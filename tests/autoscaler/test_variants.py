@@ -7,8 +7,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from bench.autoscaler import settings
+from bench.autoscaler.cluster import EPOCH
 from bench.autoscaler.requests import Request
 from bench.autoscaler.variants import CHAT, HOUR, drawn, main, shifted, slowed, talks, thinned
+from kvarn_operator import autoscale
+from kvarn_operator.api.autoscaling import Autoscaling
+from kvarn_operator.pressure import Fleet, Parts, Server
 from tests.autoscaler.builders import request
 
 HUNDRED = [request(100 + i, 10, at=float(i)) for i in range(100)]
@@ -57,3 +62,41 @@ def test_a_folder_without_the_traces_is_refused_with_a_sentence(tmp_path: Path) 
     result = CliRunner().invoke(main, [str(tmp_path)])
 
     assert (result.exit_code, "is no azure trace" in result.output) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"), [("HURRY=1", "There is no HURRY: give one"), ("TOLERANCE=x", "no number")]
+)
+def test_a_setting_that_is_none_is_refused_with_a_sentence(
+    tmp_path: Path, setting: str, said: str
+) -> None:
+    result = CliRunner().invoke(main, [str(tmp_path), "--set", setting])
+
+    assert (result.exit_code, said in result.output) == (1, True)
+
+
+def test_a_setting_changes_what_the_policy_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autoscale, "TOLERANCE", autoscale.TOLERANCE)
+    a_little_over = Fleet(
+        servers=(
+            Server(
+                name="a",
+                parts=Parts(cache=1.05),
+                load=1.05,
+                capacity_tokens=1000,
+                running=0,
+                usage=0.0,
+            ),
+        )
+    )
+
+    def size() -> int:
+        rules = Autoscaling(max_replicas=9)
+        made = autoscale.decide(
+            a_little_over, current=1, rules=rules, history=autoscale.History(), now=EPOCH
+        )
+        return made.replicas
+
+    assert size() == 1
+    settings.change(*settings.read("TOLERANCE=0"))
+    assert size() == 2

@@ -23,6 +23,7 @@ import kvarn
 from kvarn.engine.choice import described, this_device
 from kvarn.engine.construction import make_layers
 from kvarn.engine.errors import UnsupportedError
+from kvarn.engine.plugin import register
 from kvarn.engine.skipping import skipped_layers, spans
 from kvarn.engine.versions import why_unsupported
 from kvarn.format.layout import FORMATS, TileLayout, tail_bytes
@@ -40,6 +41,7 @@ def main(options: list[str]) -> int:
     Returns:
         1 when vLLM would refuse to start or that cannot be told, else 0.
     """
+    register()  # vLLM 0.32 makes the parser before it loads plugins, and would refuse our formats
     parser = EngineArgs.add_cli_args(FlexibleArgumentParser(description=__doc__))
     parser.set_defaults(model=None, kv_cache_dtype=DEFAULT_FORMAT, log_level="ERROR")
     arguments = parser.parse_args(options)

@@ -1,5 +1,7 @@
 """The check says on one screen what vLLM will do."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.engine.bare import write_config
+from tests.engine.lanes import ROOT, host_environment
 
 pytestmark = pytest.mark.serving
 
@@ -23,6 +26,25 @@ def test_a_model_that_will_be_served(host: Any, tiny_model: Callable[..., str]) 
         *("kvarn", "vLLM", "torch", "device", "model", "KV heads"),
         *("format", "token", "open tile", "kernels", "verdict"),
     ]
+
+
+def test_a_format_may_be_named_before_vllm_has_loaded_its_plugins(
+    release: str, tmp_path: Path
+) -> None:
+    model = write_config(tmp_path, {"model_type": "llama", "architectures": ["LlamaForCausalLM"]})
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "kvarn.engine.check", "--model", model),
+            *("--skip-tokenizer-init", "--kv-cache-dtype", "kvarn_k4v4_g128"),
+        ],
+        cwd=ROOT,
+        env=host_environment(release),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "format     kvarn_k4v4_g128, 4.50 bits a number" in done.stdout.splitlines()
 
 
 def test_a_combination_that_will_be_refused(host: Any, tiny_model: Callable[..., str]) -> None:

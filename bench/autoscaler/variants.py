@@ -30,6 +30,7 @@ FILES = {
     "mooncake": "mooncake_synthetic_trace.jsonl",
     "servegen": "servegen_m-small_client_rates.tar.gz",
 }
+"""By format, what DIR holds; docs/autoscaling.md says where each is published."""
 HOURS = 6.0
 HOUR = 3600.0
 CHAT = (traces.CHAT_PROMPT, traces.CHAT_OUTPUT)
@@ -148,8 +149,10 @@ def talks(rate: Callable[[float], float]) -> Requests:
     return sorted(found, key=lambda request: request.arrival)
 
 
-@click.command(help=__doc__)
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.command(help=f"{__doc__}\nTheir names there: {', '.join(FILES.values())}.")
+@click.argument(
+    "folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path)
+)
 @click.option("--only", default="", help="Variants whose names contain this.")
 @click.option("--rival", "rivals", type=click.Choice(list(RIVALS)), multiple=True, help="[all]")
 @click.option(

@@ -64,7 +64,8 @@ class Actuator:
 
     async def protect(self, scene: Scene) -> Scene:
         """Keep node autoscalers off the pods that load or drain, and off no others."""
-        notes = leaving.evictions(scene.target, scene.observed.pods)
+        pods = (*scene.observed.servers, *scene.observed.draining)
+        notes = leaving.evictions(scene.target, pods)
         return await self._annotate(scene, notes)
 
     async def hand_over(self, scene: Scene, *, applied: Applied, absent: set[str]) -> Scene:

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from kvarn_operator.cluster import RefusedError
+from kvarn_operator.cluster import ClusterError, RefusedError
 from kvarn_operator.observe import Child, Manifest, digest
 
 Applied = dict[tuple[str, str], tuple[str, str]]
@@ -30,12 +30,16 @@ async def apply(api: Applier, manifest: Manifest, live: Child | None, *, applied
 
     Raises:
         RefusedError: the API server does not admit it, or it belongs to something else.
+        ClusterError: it still belongs to a resource of that name that was deleted.
     """
     kind, metadata = manifest["kind"], manifest["metadata"]
     if live is None:
         found = await api.get(kind, namespace=metadata["namespace"], name=metadata["name"])
         live = Child.read(found, kind=kind) if found else None
-    if live is not None and metadata["ownerReferences"][0]["uid"] not in live.owners:
+    owner = metadata["ownerReferences"][0]
+    if live is not None and owner["uid"] not in live.owners:
+        if owner["name"] in live.owners.values():
+            raise ClusterError(409, f"The {kind} of an earlier {owner['name']} is not gone yet.")
         raise RefusedError(409, _taken(manifest))
     key, wanted = (kind, metadata["name"]), digest(manifest)
     if live is not None and applied.get(key) == (wanted, live.essence):

@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from kvarn_operator.api.autoscaling import Autoscaling
-from kvarn_operator.behavior import Change, Limiter
+from kvarn_operator.behavior import TOLERANCE, Change, Limiter
 from kvarn_operator.outlook import History, is_calm
 from kvarn_operator.pressure import Fleet, Part, coarse
 
 __all__ = ["Change", "Decision", "History", "decide"]
 
-TOLERANCE = 0.1
-"""Over its target by less than this, the size stays, as with a HorizontalPodAutoscaler."""
 CALM_TOLERANCE, CALM_TREND_TOLERANCE = 0.15, 0.25
-"""The same, shortly after shrinking, for what there is and for what its trend makes of it."""
+"""Instead of `TOLERANCE`, shortly after shrinking: for what there is and for what its trend makes
+of it."""
 SHRINK_TARGET = 0.85
 """After shrinking, the mean load must not be more than this."""
 
@@ -117,15 +116,22 @@ def _more(fleet: Fleet, current: int, history: History, now: datetime) -> tuple[
     if coming > trend_limit:
         return math.ceil(coming), "DemandRising"
     if len(fleet.servers) >= current and (why := _alarm(fleet)):
-        return current + 1, why
+        # One more, or as many as another owner of the size does not take for noise.
+        return math.floor(current * (1 + TOLERANCE)) + 1, why
     return current, ""
 
 
 def _alarm(fleet: Fleet) -> str:
-    """Why one server more is wanted whatever the numbers say; empty if nothing calls for it."""
+    """Why more is wanted whatever the numbers say, one of `_ALARMS`; empty if nothing is amiss."""
     if any(server.parts.rejections for server in fleet.servers):
         return "Rejections"
-    return "RequestsWaiting" if fleet.is_outrun else ""
+    return "QueueStanding" if fleet.is_outrun else ""
+
+
+_ALARMS = {
+    "Rejections": "Turning requests away",
+    "QueueStanding": "A queue that never empties before any server",
+}
 
 
 _REASONS: dict[Part, str] = {
@@ -152,7 +158,8 @@ def _explain(
         return why, _AT_REST[why].format(pods=_silent(fleet))
     if why == "OutOfBounds":
         return why, f"The size was outside its bounds: from {current} to {replicas}."
-    calls = f"A pressure of {coarse(fleet.percent or 0)} % calls for a size of {wanted}"
+    subject = _ALARMS.get(why, f"A pressure of {coarse(fleet.percent or 0)} %")
+    calls = f"{subject} calls for a size of {wanted}"
     if replicas != current:
         return why, f"{calls}: from {current} to {replicas}."
     if wanted > current == rules.max_replicas:

@@ -3,12 +3,14 @@
 Both ask for `values.DEMAND`, the size that the policy calls for, with one replica as the target. So
 what they work out is that size, to which they apply the resource's windows and step limits; loading
 servers are credited as in the policy itself. A HorizontalPodAutoscaler ignores what differs from
-the present size by less than a tenth; so does the policy.
+the present size by a tenth or less. The policy asks for no growth as small as that; a large
+deployment shrinks by several servers at once, or not at all.
 """
 
 from kvarn_operator import OWNER_LABEL
 from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.api.autoscaling import Autoscaling
+from kvarn_operator.behavior import TOLERANCE
 from kvarn_operator.metrics_api.values import DEMAND
 from kvarn_operator.observe import SERVER, Manifest
 from kvarn_operator.pods import metadata
@@ -37,6 +39,14 @@ def autoscaler(target: KVarNDeployment) -> Manifest | None:
             **spec(target, rules),
         },
     }
+
+
+def shrinks(target: KVarNDeployment, *, told: int | None, current: int) -> bool:
+    """Whether the owner of the size will make it smaller than `current`, if `told` stays."""
+    rules = target.spec.autoscaling
+    if told is None or rules is None:
+        return False
+    return max(told, rules.min_replicas) < current * (1 - TOLERANCE)
 
 
 def _horizontal(target: KVarNDeployment, rules: Autoscaling) -> Manifest:

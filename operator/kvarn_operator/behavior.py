@@ -11,6 +11,8 @@ from typing import Self, TypeVar
 
 from kvarn_operator.api.autoscaling import Behavior, ScalingPolicy
 
+TOLERANCE = 0.1
+"""What differs from the present size by no more than this share is noise."""
 CALM_WINDOWS = 2
 """For so many of its windows for shrinking a size is kept after it grew."""
 

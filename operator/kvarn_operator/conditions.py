@@ -207,6 +207,7 @@ _STUCK = {
     "InvalidImageName": "the name of its image is wrong; correct engine.image",
     "CreateContainerConfigError": "a Secret or ConfigMap that it refers to is missing",
     "CreateContainerError": "its container cannot be created; see the pod's events",
+    "CrashLoopBackOff": "a container of it ends again and again; see its log",
 }
 
 

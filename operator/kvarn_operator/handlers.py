@@ -48,7 +48,8 @@ CHILDREN = {
 }
 OURS = {OWNER_LABEL: kopf.PRESENT}
 OVERDUE_SECONDS = 120.0
-"""A pass makes a dozen requests of at most half a minute; one that takes this long is stuck."""
+"""A pass makes a dozen requests, of which one may take half a minute; one that takes this long is
+stuck, or its API server is."""
 LONGEST_RETRY_SECONDS = 60.0
 CRD_POLL_SECONDS = 2.0
 REGISTRATION_SECONDS = 30.0

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from kvarn_operator.api import KVarNDeployment
-from kvarn_operator.observe import EVICTION, LOCAL_VOLUMES, PROTECTION, SERVER, Pod
+from kvarn_operator.observe import EVICTION, LOCAL_VOLUMES, PROTECTION, Pod
 from kvarn_operator.readings import Reading
 from kvarn_operator.source import Source
 
@@ -30,7 +30,7 @@ def _tokens(reading: Reading, planned_tokens: int) -> float:
     return now.usage * (now.cache_tokens or planned_tokens) + max(found, 0)
 
 
-def evictions(target: KVarNDeployment, pods: Iterable[Pod]) -> dict[str, Notes]:
+def evictions(target: KVarNDeployment, servers: Iterable[Pod]) -> dict[str, Notes]:
     """What to tell node autoscalers, by pod: to leave it alone, or that it may be moved.
 
     What the resource's own pod template says on this is left as it is.
@@ -38,9 +38,7 @@ def evictions(target: KVarNDeployment, pods: Iterable[Pod]) -> dict[str, Notes]:
     stated = ((target.spec.pod_template or {}).get("metadata") or {}).get("annotations") or {}
     ours = [name for name in EVICTION if name not in stated]
     notes: dict[str, Notes] = {}
-    for pod in pods:
-        if pod.component != SERVER:
-            continue
+    for pod in servers:
         says = _eviction(target, pod)
         wanted = {name: says.get(name) for name in ours}
         if {name for name in ours if wanted[name]} != pod.eviction.intersection(ours):

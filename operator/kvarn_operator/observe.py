@@ -4,11 +4,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Self
 
 from pydantic import ValidationError
 
-from kvarn_operator import GROUP
+from kvarn_operator import GROUP, KIND
 from kvarn_operator.api.status import Lesson
 
 COMPONENT_LABEL = "app.kubernetes.io/component"
@@ -18,6 +19,8 @@ CONTAINERS = {SERVER: "server", INSPECTION: "inspect"}
 """By component, the container that does the work: pods may have sidecars beside it."""
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 TEMPLATE_HASH = f"{GROUP}/template-hash"
+MAX_SEQUENCES = "--max-num-seqs"
+"""vLLM's flag for what `Pod.max_sequences` says."""
 STARTING = frozenset({"", "ContainerCreating", "PodInitializing"})
 """What a container waits for that will run by and by."""
 PROTECTION = {
@@ -95,10 +98,14 @@ class Pod:
     template_hash: str = ""
     ready: bool = False
     deleting: bool = False
+    ended: bool = False
+    """Whether it was evicted, refused by its node, or has done its work: it stays an object."""
+    max_sequences: int = 0
+    """That it was started to run at once; 0 if its command does not say."""
     unschedulable: str = ""
     """The scheduler's words if no node takes the pod."""
     waiting: str = ""
-    """Why the container does not run, in the kubelet's word: ``ImagePullBackOff`` …"""
+    """Why a container does not run, in the kubelet's word: ``ImagePullBackOff`` …"""
     failure: Failure | None = None
     """How the container ended last, if it ended badly and is not ready again."""
     restarts: int = 0
@@ -126,8 +133,10 @@ class Pod:
             template_hash=notes.get(TEMPLATE_HASH, ""),
             ready=ready,
             deleting="deletionTimestamp" in metadata,
+            ended=status.get("phase") in {"Failed", "Succeeded"},
+            max_sequences=_stated(body, CONTAINERS.get(component, ""), MAX_SEQUENCES),
             unschedulable=_unschedulable(conditions.get("PodScheduled", {})),
-            waiting=((container.get("state") or {}).get("waiting") or {}).get("reason", ""),
+            waiting=_waiting(status, container),
             failure=None if ready else Failure.read(ended),
             restarts=container.get("restartCount", 0),
             output=ended.get("message", "") if ended.get("exitCode") == 0 else "",
@@ -138,15 +147,42 @@ class Pod:
     @property
     def is_loading(self) -> bool:
         """Whether it is on a node, or soon will be, and may yet become ready by itself."""
-        if self.ready or self.deleting or self.unschedulable:
+        if self.ready or self.deleting or self.is_held_up:
             return False
-        return self.failure is None and self.waiting in STARTING
+        return self.failure is None
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether no node takes it, or its node does not run it: one that failed, for a while."""
+        return bool(self.unschedulable) or self.waiting not in STARTING
 
 
 def _container(status: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """The status of one container; empty while there is none."""
     statuses: Iterable[Mapping[str, Any]] = status.get("containerStatuses") or ()
     return next((each for each in statuses if each["name"] == name), {})
+
+
+def _waiting(status: Mapping[str, Any], container: Mapping[str, Any]) -> str:
+    """What `container` waits for; if that is nothing bad, what another one does."""
+    others = (
+        *(status.get("initContainerStatuses") or ()),
+        *(status.get("containerStatuses") or ()),
+    )
+    reasons = [_reason(container), *map(_reason, others)]
+    return next((reason for reason in reasons if reason not in STARTING), reasons[0])
+
+
+def _reason(container: Mapping[str, Any]) -> str:
+    return str(((container.get("state") or {}).get("waiting") or {}).get("reason", ""))
+
+
+def _stated(body: Mapping[str, Any], name: str, flag: str) -> int:
+    """The number that a container's command gives `flag`; 0 if it gives none."""
+    containers: Iterable[Mapping[str, Any]] = (body.get("spec") or {}).get("containers") or ()
+    command = next((each.get("args") or () for each in containers if each["name"] == name), ())
+    value = dict(pairwise(command)).get(flag, "")
+    return int(value) if value.isdecimal() else 0
 
 
 def _terminated(container: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -167,7 +203,7 @@ class Child:
     """A Deployment, Service, PodDisruptionBudget, autoscaler or Job of a resource.
 
     Attributes:
-        owners: uids of its owners.
+        owners: by uid, the names of its owners of the operator's kind; empty for others.
         essence: equal as long as nobody changes what the operator applied; see `essence`.
         replicas: of a Deployment.
         template_hash: what pods of a Deployment's present template carry.
@@ -175,7 +211,7 @@ class Child:
 
     kind: str
     name: str
-    owners: frozenset[str] = frozenset()
+    owners: Mapping[str, str] = field(default_factory=dict)
     essence: str = ""
     generation: int = 0
     replicas: int = 1
@@ -190,7 +226,10 @@ class Child:
         return cls(
             kind=kind,
             name=metadata["name"],
-            owners=frozenset(owner["uid"] for owner in metadata.get("ownerReferences") or ()),
+            owners={
+                owner["uid"]: owner["name"] if owner["kind"] == KIND else ""
+                for owner in metadata.get("ownerReferences") or ()
+            },
             essence=essence(body),
             generation=metadata.get("generation", 0),
             replicas=spec.get("replicas", 1),
@@ -225,13 +264,17 @@ class Observed:
 
     @property
     def servers(self) -> tuple[Pod, ...]:
-        """Serving pods that are not about to go."""
-        return tuple(pod for pod in self.pods if pod.component == SERVER and not pod.deleting)
+        """Serving pods that are there to stay."""
+        return tuple(pod for pod in self._alive if not pod.deleting)
 
     @property
     def draining(self) -> tuple[Pod, ...]:
         """Serving pods that are about to go, and finish what they have."""
-        return tuple(pod for pod in self.pods if pod.component == SERVER and pod.deleting)
+        return tuple(pod for pod in self._alive if pod.deleting)
+
+    @property
+    def _alive(self) -> tuple[Pod, ...]:
+        return tuple(pod for pod in self.pods if pod.component == SERVER and not pod.ended)
 
     def inspections(self, job: str) -> tuple[Pod, ...]:
         """Pods of one inspection Job."""

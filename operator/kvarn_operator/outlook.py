@@ -26,6 +26,8 @@ LEAST_NOTES = 16
 """From so many on, a trend is one."""
 STANDARD_ERRORS = 0.5
 """By which a trend must differ from none: noise is no trend."""
+FURTHEST_SECONDS = 600.0
+"""What comes later no trend of five minutes tells; a start may have waited hours for a node."""
 STEEPEST = 2.0
 """By which the trend may multiply the demand, at most; and the reserve, in its first hour."""
 DRAIN_SECONDS = 120.0
@@ -118,8 +120,8 @@ class History(Past):
 
     @property
     def ahead_seconds(self) -> float:
-        """How long a start takes."""
-        return self.start_seconds or UNMEASURED_START_SECONDS
+        """How far to look ahead: as long as a start takes, within reason."""
+        return min(self.start_seconds or UNMEASURED_START_SECONDS, FURTHEST_SECONDS)
 
     def forecast(self, fleet: Fleet) -> float:
         """Servers for what comes in by the time that one started now is ready."""

@@ -159,13 +159,20 @@ def _product(target: KVarNDeployment, products: Collection[str]) -> str:
     spec = target.spec
     if not needs_product(spec):
         return spec.accelerator.product or ""
-    # Nodes of another product must not unsettle what runs already.
+    # Nodes that come and go must not unsettle what runs already.
     planned = target.status.plan
-    if planned is not None and planned.accelerator in products:
+    if planned is not None and (planned.accelerator in products or _is_gpu(planned.accelerator)):
         return planned.accelerator
     if len(products) != 1:
         raise planner.AcceleratorError("UnknownAccelerator", _ask_for_product(products))
     return next(iter(products))
+
+
+def _is_gpu(name: str) -> bool:
+    try:
+        return not planner.Accelerator.find(name).is_cpu
+    except planner.PlannerError:
+        return False
 
 
 def _ask_for_product(products: Collection[str]) -> str:

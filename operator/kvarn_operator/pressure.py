@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from types import MappingProxyType
 from typing import Literal, get_args
 
 from kvarn_operator.readings import Reading
@@ -173,6 +174,7 @@ def fleet(
     target: float,
     max_sequences: int,
     planned_tokens: int,
+    limits: Mapping[str, int] = MappingProxyType({}),
     queue_seconds: float | None = None,
     now: datetime,
     poll_seconds: float,
@@ -183,8 +185,9 @@ def fleet(
         ready: names of the ready pods.
         readings: by pod.
         target: cache usage at which a server is full, 0 to 1.
-        max_sequences: most that run at once on one server.
+        max_sequences: most that run at once on one server by plan, where `limits` does not say.
         planned_tokens: what a cache holds by plan, where a server does not say.
+        limits: most that run at once on each pod, one of an earlier plan maybe.
         queue_seconds: that requests may wait; None if nobody minds.
         now: the time.
         poll_seconds: time between two rounds.
@@ -196,15 +199,12 @@ def fleet(
     }
     awake = {pod: reading for pod, reading in fresh.items() if not reading.sample.asleep}
     watched = any(reading.is_watched(poll_seconds=poll_seconds) for reading in fresh.values())
-    measure = partial(
-        parts,
-        target=target,
-        max_sequences=max_sequences,
-        queue_seconds=queue_seconds,
-        watched=watched,
-    )
-    make = partial(_server, target=target, most=max_sequences, tokens=planned_tokens)
-    servers = [make(pod, reading, measure(reading)) for pod, reading in awake.items()]
+    measure = partial(parts, target=target, queue_seconds=queue_seconds, watched=watched)
+    make = partial(_server, target=target, tokens=planned_tokens)
+    servers = []
+    for pod, reading in awake.items():
+        most = limits.get(pod, max_sequences)
+        servers.append(make(pod, reading, measure(reading, max_sequences=most), most=most))
     stale = tuple(pod for pod in ready if pod not in fresh)
     return Fleet(
         servers=tuple(servers),

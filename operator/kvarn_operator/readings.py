@@ -15,8 +15,8 @@ WINDOW_SECONDS = 60.0
 """Rates are taken over this time: long enough for dozens of requests, shorter than a start."""
 SEAT_SECONDS = 60.0
 """Time in which those that wait for a place in the batch should have one."""
-STANDING_SECONDS = 45.0
-"""A queue that did not empty in this time stands."""
+STANDING_SECONDS, STANDING_LOOKS = 45.0, 3
+"""A queue that was found in all looks of this time, and in so many before the last, stands."""
 LEAST_SECONDS = 15.0
 """A rate over less says nothing."""
 LEAST_TOKENS = 4096
@@ -133,7 +133,7 @@ class Reading:
         A queue that empties now and then absorbs bursts. One that stands does nothing but delay
         (Nichols and Jacobson 2012, *Controlling Queue Delay*).
         """
-        if self.watched_seconds < STANDING_SECONDS:
+        if self.watched_seconds < STANDING_SECONDS or len(self.past) < STANDING_LOOKS:
             return 0
         return min(self.sample.waiting, *(spoken.sample.waiting for spoken in self.past))
 

@@ -16,6 +16,7 @@ from kvarn import planner
 from kvarn_operator import (
     apply,
     autoscale,
+    autoscalers,
     checkpoint,
     conditions,
     events,
@@ -47,6 +48,8 @@ from kvarn_operator.scrape import Sample, ScrapeError
 RESYNC_SECONDS = 60.0
 """Time to the next look where nothing is measured and nothing wakes the pass."""
 RETRY_SECONDS = 10.0
+MARK_SECONDS = 60.0
+"""Between two writes on pods of who goes first."""
 
 
 class Api(Applier, Protocol):
@@ -76,6 +79,7 @@ class Memory:
         status: the last one written; the watch stream may lag behind it.
         asked: when the metrics were read last, and `known` of which pods.
         last_scale: the latest change of size, written to the status or not.
+        marked: when it was last written on the pods who goes first.
     """
 
     applied: Applied = field(default_factory=dict)
@@ -86,6 +90,7 @@ class Memory:
     known: frozenset[str] = frozenset()
     history: History | None = None
     last_scale: LastScale | None = None
+    marked: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +230,7 @@ class Reconciler:
             target=(rules.target_pressure_percent if rules else 85) / 100,
             max_sequences=planned.max_sequences,
             planned_tokens=planned.cache_tokens,
+            limits={pod.name: pod.max_sequences for pod in ready if pod.max_sequences},
             queue_seconds=rules.target_queue_seconds if rules else None,
             now=now,
             poll_seconds=self.config.poll_seconds,
@@ -243,8 +249,8 @@ class Reconciler:
         scene = replace(scene, decision=decision, desired=current)
         if decision and scene.is_outside:
             scene = replace(scene, told=told(decision, current=current))
-            if scene.told is not None and scene.told < current:
-                scene = await self.actuator.mark_victims(scene, memory.readings)
+            if autoscalers.shrinks(scene.target, told=scene.told, current=current):
+                scene = await self._mark(scene, memory)
         self.actuator.publish(scene, servers, now=self.clock())
         return await self._write(scene, memory, current=current)
 
@@ -254,13 +260,21 @@ class Reconciler:
         if scene.is_outside or scene.unowned or wanted == current:
             return scene
         if wanted < current:
-            scene = await self.actuator.mark_victims(scene, memory.readings)
+            scene = await self._mark(scene, memory)
         if not await self.actuator.write(scene, current=current, wanted=wanted):
             return scene
         if decision:
             memory.last_scale = _scaled(scene.target, decision, current=current, now=self.clock())
             memory.history = decision.history.changed(Change(self.clock(), wanted - current))
         return replace(scene, desired=wanted, last_scale=memory.last_scale)
+
+    async def _mark(self, scene: Scene, memory: Memory) -> Scene:
+        """Mark who goes first; not at each look, as what they have to lose changes all the time."""
+        now = self.clock()
+        if memory.marked is not None and now - memory.marked < timedelta(seconds=MARK_SECONDS):
+            return scene
+        memory.marked = now
+        return await self.actuator.mark_victims(scene, memory.readings)
 
     def _decide(
         self, scene: Scene, servers: Fleet, memory: Memory, *, current: int

@@ -62,15 +62,15 @@ class Scene:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether a roll-out may wait for what only failed servers of older templates hold.
+        """Whether a roll-out waits for what only failed servers of older templates hold.
 
-        Nothing serves, and of an older template nothing will: where no accelerator is to spare, the
-        new servers start only once the failed ones are gone.
+        Nothing serves, and for now no older server runs: where no accelerator is to spare, the new
+        ones find a node only once the failed ones are gone.
         """
         servers, present = self.observed.servers, self.present_servers
         older = [pod for pod in servers if pod not in present]
-        serves, loads = any(pod.ready for pod in servers), any(pod.is_loading for pod in older)
-        return bool(older) and not serves and not loads
+        held_up = all(pod.is_held_up and not pod.ready for pod in older)
+        return bool(older) and held_up and all(pod.unschedulable for pod in present)
 
     @property
     def has_served(self) -> bool:

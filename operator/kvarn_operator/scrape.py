@@ -18,6 +18,8 @@ MOST_SERIES = 4096
 LONGEST_LINE = 1 << 14
 MOST_REQUESTS = 1 << 20
 """No server runs or queues so many: a page that says so lies."""
+MOST_DIGITS = 18
+"""Of a number that a cache can be large."""
 CONCURRENT = 64
 """Pods of one resource that are read at once: pages in memory, and time if all are silent."""
 
@@ -193,9 +195,10 @@ def _count(series: Series, wanted: Mapping[str, str] = MappingProxyType({})) -> 
 
 
 def _label(series: Series, name: str) -> int:
-    """An integer label, the least of all engines; 0 if no engine states it."""
+    """An integer label, the least of all engines; 0 if no engine states one that can be."""
     stated = [labels.get(name, "") for labels, _value in series]
-    return min((int(text) for text in stated if text.isdecimal()), default=0)
+    readable = (text for text in stated if text.isdecimal() and len(text) <= MOST_DIGITS)
+    return min(map(int, readable), default=0)
 
 
 class Scraper:

@@ -157,6 +157,33 @@ async def test_a_child_that_belongs_to_something_else_is_not_taken(
     assert await running.get("service") == before
 
 
+async def test_what_an_earlier_resource_left_is_waited_for(
+    running: World, resource: Resource
+) -> None:
+    """As after `kubectl replace --force`: it is collected in a moment."""
+    owner = {"apiVersion": "serving.kvarn.dev/v1alpha1", "kind": "KVarNDeployment", "name": "demo"}
+    left = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "demo", "ownerReferences": [owner | {"uid": "earlier"}]},
+        "spec": {"ports": [{"port": 80}]},
+    }
+    await running.apply(left)
+    await running.apply(resource)
+    await until(lambda: running.get("deployment"))
+    conditions = (await running.get("kvd")).get("status", {}).get("conditions", ())
+    assert not [each for each in conditions if each["type"] == "Stalled"]
+
+    await running.kubectl("delete", "service", "demo")
+
+    async def served() -> bool:
+        service = await running.get("service")
+        return bool(service) and service["spec"]["ports"][0]["port"] == 8000
+
+    await until(served)
+    await running.until_condition("Planned", "True")
+
+
 async def test_an_overlay_that_the_api_server_refuses_is_said_in_its_words(
     running: World, resource: Resource
 ) -> None:

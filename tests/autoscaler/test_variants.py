@@ -11,7 +11,7 @@ from bench.autoscaler import settings
 from bench.autoscaler.cluster import EPOCH
 from bench.autoscaler.requests import Request
 from bench.autoscaler.variants import CHAT, HOUR, drawn, main, shifted, slowed, talks, thinned
-from kvarn_operator import autoscale
+from kvarn_operator import autoscale, behavior
 from kvarn_operator.api.autoscaling import Autoscaling
 from kvarn_operator.pressure import Fleet, Parts, Server
 from tests.autoscaler.builders import request
@@ -76,7 +76,8 @@ def test_a_setting_that_is_none_is_refused_with_a_sentence(
 
 
 def test_a_setting_changes_what_the_policy_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(autoscale, "TOLERANCE", autoscale.TOLERANCE)
+    for module in (autoscale, behavior):
+        monkeypatch.setattr(module, "TOLERANCE", behavior.TOLERANCE)
     a_little_over = Fleet(
         servers=(
             Server(

@@ -151,9 +151,22 @@ def test_a_queue_that_stands_is_not_tolerated() -> None:
 
     made = once(Fleet(servers=(outrun, outrun)), current=2)
 
-    assert (made.replicas, made.reason) == (3, "RequestsWaiting")
+    assert (made.replicas, made.reason) == (3, "QueueStanding")
+    assert made.message.startswith("A queue that never empties before any server calls for")
     assert once(Fleet(servers=(outrun, server(1.05))), current=2).replicas == 2
     assert once(Fleet(servers=(outrun, outrun)), current=3).replicas == 3
+
+
+@pytest.mark.parametrize("size", [1, 9, 10, 11, 20])
+def test_an_alarm_asks_for_more_than_another_owner_of_the_size_takes_for_noise(size: int) -> None:
+    """A HorizontalPodAutoscaler ignores a tenth."""
+    outrun = Fleet(servers=(server(0.5, standing_queue=1),) * size)
+
+    made = once(outrun, current=size, rules=rules(maxReplicas=99))
+
+    _, wanted = made.history.wanted[-1]
+    assert size + 1 <= wanted <= 1.1 * size + 1
+    assert wanted / size > 1.1
 
 
 def test_disabled_means_never() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from kvarn_operator.api.autoscaling import Autoscaling
 from kvarn_operator.autoscale import Change, Decision, History, decide
-from kvarn_operator.outlook import CALM_SECONDS, UNMEASURED_START_SECONDS
+from kvarn_operator.outlook import CALM_SECONDS, FURTHEST_SECONDS, UNMEASURED_START_SECONDS
 from kvarn_operator.pressure import Fleet, Parts, Server
 from tests.operator_logic.builders import NOW, later
 
@@ -163,3 +163,7 @@ def test_a_queue_that_loading_servers_will_have_worked_off_calls_for_no_more() -
     made = decided(fleet(2.0, 2, backlog_seconds=300), 6, history, 60)
 
     assert made.replicas == 6
+
+
+def test_a_start_that_waited_hours_for_a_node_does_not_look_hours_ahead() -> None:
+    assert History(start_seconds=7200.0).ahead_seconds == FURTHEST_SECONDS

@@ -9,7 +9,7 @@ from kvarn_operator import autoscale
 from kvarn_operator.actuate import followed, told
 from kvarn_operator.api.autoscaling import Autoscaling
 from kvarn_operator.autoscale import Decision, History
-from kvarn_operator.autoscalers import autoscaler
+from kvarn_operator.autoscalers import autoscaler, shrinks
 from kvarn_operator.pressure import Fleet, Parts, Server
 from tests.operator_logic.builders import NOW, later, target
 
@@ -110,3 +110,21 @@ def test_changes_of_another_owner_are_followed_without_windows_of_our_own() -> N
     assert [start.size for start in after.starts] == [3]
     assert (after.size, after.grown, after.shrunk) == (3, None, None)
     assert followed(after, current=3, now=NOW + timedelta(hours=1)) == after
+
+
+@pytest.mark.parametrize(
+    ("told", "current", "expected"),
+    [
+        pytest.param(2, 4, True, id="smaller"),
+        pytest.param(1, 2, False, id="as small as may be"),
+        pytest.param(18, 20, False, id="noise"),
+        pytest.param(4, 4, False, id="as it is"),
+        pytest.param(None, 4, False, id="not known"),
+    ],
+)
+def test_an_owner_of_the_size_shrinks_by_more_than_a_tenth_and_within_its_bounds(
+    told: int | None, current: int, expected: bool
+) -> None:
+    of = target(autoscaling=BOUNDS | {"mode": "hpa"})
+
+    assert shrinks(of, told=told, current=current) == expected

@@ -1,6 +1,7 @@
 """What is read of a pod."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -131,3 +132,38 @@ def test_replicas_and_status_are_not_part_of_a_childs_essence() -> None:
 
     assert essence(child) == essence(scaled)
     assert essence(child) != essence({**child, "spec": {"x": 2}})
+
+
+@pytest.mark.parametrize("phase", ["Failed", "Succeeded"])
+def test_what_was_evicted_is_no_server_any_more(phase: str) -> None:
+    """Kubelets leave such pods where they are, and nobody collects them."""
+    read = Pod.read(pod(ready=False) | {"status": {"phase": phase, "reason": "Evicted"}})
+
+    observed = Observed.of([], [read, replace(read, name="going", deleting=True)])
+
+    assert (observed.servers, observed.draining) == ((), ())
+
+
+def test_an_init_container_that_fails_keeps_a_server_from_loading() -> None:
+    fetch = {"name": "fetch", "state": {"waiting": {"reason": "CrashLoopBackOff"}}}
+    server = {"name": "server", "state": {"waiting": {"reason": "PodInitializing"}}}
+
+    read = Pod.read(pod(ready=False, initContainerStatuses=[fetch], containerStatuses=[server]))
+
+    assert (read.waiting, read.is_loading) == ("CrashLoopBackOff", False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "most"),
+    [
+        (["--model", "m", "--max-num-seqs", "16", "--port", "1"], 16),
+        (["--max-num-seqs"], 0),
+        (["--max-num-seqs", "many"], 0),
+        ([], 0),
+    ],
+)
+def test_a_pod_says_how_many_sequences_it_was_started_for(arguments: list[str], most: int) -> None:
+    agent = {"name": "agent", "args": ["--max-num-seqs", "3"]}
+    containers = [agent, {"name": "server", "args": arguments}]
+
+    assert Pod.read(pod(ready=True) | {"spec": {"containers": containers}}).max_sequences == most

@@ -4,6 +4,8 @@ from collections.abc import Collection
 from dataclasses import fields
 from typing import get_args
 
+import pytest
+
 from kvarn.planner import FORMATS, ModelShape
 from kvarn.planner.camel import camel
 from kvarn.planner.layer_kind import LayerKind as PlannedKind
@@ -71,16 +73,29 @@ def test_several_products_ask_for_a_choice() -> None:
     assert "give accelerator.product" in outcome.message
 
 
-def test_nodes_of_another_product_do_not_unsettle_a_plan() -> None:
+@pytest.mark.parametrize("products", [{H100, H200}, {H200}, ()], ids=["more", "another", "none"])
+def test_nodes_that_come_and_go_do_not_unsettle_a_plan(products: Collection[str]) -> None:
+    """A spot node that is replaced, or one whose labels are late, rolls nothing."""
     first = plan(without_product(), {H100})
     assert isinstance(first, Planned)
     status = without_product().status.model_copy(update={"plan": planning.to_status(first)})
     again = without_product().model_copy(update={"status": status})
 
-    outcome = plan(again, {H100, H200})
+    outcome = plan(again, products)
 
     assert isinstance(outcome, Planned)
     assert outcome.product == H100
+
+
+def test_what_was_planned_for_cpus_is_no_product() -> None:
+    first = planned(target())
+    assert first.accelerator == "cpu"
+    status = target().status.model_copy(update={"plan": planning.to_status(first)})
+
+    outcome = plan(without_product().model_copy(update={"status": status}), {H200})
+
+    assert isinstance(outcome, Planned)
+    assert outcome.product == H200
 
 
 def test_a_slice_of_a_gpu_has_its_share_of_the_memory() -> None:

@@ -126,6 +126,27 @@ def test_servers_are_outrun_if_a_queue_stands_before_each(other: int, outrun: bo
     assert found.is_outrun == outrun
 
 
+def test_a_server_of_an_earlier_plan_is_measured_by_what_it_was_started_with() -> None:
+    """In a roll-out to servers that take four times as many it is as full as it was."""
+    said = {pod: replace(IDLE, running=10, waiting=1) for pod in ("old", "new")}
+
+    found = fleet(
+        ["new", "old"],
+        record({}, said, now=NOW),
+        target=0.8,
+        max_sequences=40,
+        planned_tokens=500,
+        limits={"old": 10},
+        now=NOW,
+        poll_seconds=5,
+    )
+
+    assert {server.name: server.parts.running for server in found.servers} == {
+        "old": 1.0,
+        "new": 0.25,
+    }
+
+
 def test_time_that_prompts_take_counts_against_its_target() -> None:
     busy = replace(IDLE, first_tokens=10, computed_tokens=9000)
     reading = Reading(

@@ -185,6 +185,16 @@ def test_a_queue_stands_if_it_was_never_empty(waiting: Sequence[int], standing: 
     assert watched([replace(START, waiting=w) for w in waiting]).standing_queue == standing
 
 
+def test_two_looks_far_apart_show_no_queue_that_stands() -> None:
+    waits = replace(START, waiting=1)
+    readings = record({}, {"a": waits}, now=NOW)
+
+    readings = record(readings, {"a": ScrapeError("silent")}, now=later(45))
+    readings = record(readings, {"a": waits}, now=later(90))
+
+    assert readings["a"].standing_queue == 0
+
+
 def test_counters_that_began_anew_begin_a_window_anew() -> None:
     readings = record({"a": steady()}, {"a": START}, now=later(100))
 

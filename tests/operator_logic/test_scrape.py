@@ -50,6 +50,14 @@ def test_engines_of_one_server_are_taken_together() -> None:
     assert Sample.parse(f"{PAGE}{second}\n").running == 8
 
 
+@pytest.mark.parametrize("digits", [5000, 400, 19])
+def test_a_size_that_no_cache_has_is_not_stated(digits: int) -> None:
+    page = PAGE.replace('"1677721"', f'"{"9" * digits}"')
+
+    assert page != PAGE
+    assert Sample.parse(page).cache_tokens == 0
+
+
 def test_what_prompts_took_is_read_in_full() -> None:
     sample = Sample.parse(PAGE)
 

@@ -44,7 +44,7 @@ def read(
     try:
         requests = FORMATS[trace_format](path, hours * 3600, rate, draw)
     except (OSError, ValueError, KeyError, tarfile.TarError) as error:
-        raise TraceError(f"{path} is no {trace_format} trace ({error}): check --format.") from error
+        raise TraceError(f"{path} is no {trace_format} trace ({error}).") from error
     if not requests:
         raise TraceError(f"{path} has no requests.")
     return requests

@@ -1,8 +1,8 @@
 """The conditions of a resource, each a pure function of what is known.
 
-``Ready`` sums up: True once the present spec is rolled out and serves, Unknown while it is being
-rolled out, False when nothing serves or a person has to act; ``Stalled`` is there only in that last
-case. With ``observedGeneration`` in each, ``kubectl wait`` and kstatus need no further help.
+``Ready`` sums up: True once the present spec is rolled out and serves (or is of size 0, as with a
+Deployment), Unknown while it is being rolled out, False when nothing serves or a person has to act;
+``Stalled`` is there only in that last case. With ``observedGeneration`` in each, ``kubectl wait`` and kstatus need no further help.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -100,7 +100,7 @@ def _ready(scene: Scene, rollout: Rollout) -> Verdict:
         status: Literal["False", "Unknown"] = "Unknown" if rollout.ready else "False"
         return Verdict(status, scene.outcome.reason, scene.outcome.message)
     if rollout.wanted == 0 and scene.deployment:
-        return Verdict("False", "ScaledToZero", "The size is 0: nothing serves.")
+        return Verdict("True", "ScaledToZero", "The size is 0, as is asked: nothing serves.")
     if not rollout.ready:
         return Verdict("False", "Starting", "No replica is ready yet.")
     if not rollout.complete:

@@ -41,7 +41,7 @@ def _scaling(last: LastScale) -> Event:
 
 
 _GOOD = {"Ready": "True", "Planned": "True", "MemoryFits": "True", "Degraded": "False"}
-_PASSING = frozenset({"Starting", "Inspecting", "ScaledToZero"})
+_PASSING = frozenset({"Starting", "Inspecting"})
 
 
 def _is_bad(condition: Condition) -> bool:

@@ -64,6 +64,14 @@ def test_rolled_out_and_serving() -> None:
     assert found["Degraded"] == ("False", "NoFailures")
 
 
+def test_a_size_of_zero_is_as_it_should_be() -> None:
+    """Else whoever waits for health, as Flux does, would wait for ever."""
+    assert said(scene(deployment(ready=0, replicas=0, updated=0)))["Ready"] == (
+        "True",
+        "ScaledToZero",
+    )
+
+
 def test_a_roll_out_neither_serves_the_present_spec_nor_is_down() -> None:
     found = said(scene(deployment(ready=1, replicas=2, updated=1)))
 

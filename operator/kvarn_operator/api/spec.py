@@ -44,7 +44,9 @@ class Accelerator(ApiModel):
     product: str | None = Field(
         default=None, max_length=63, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
     )
-    """The node's nvidia.com/gpu.product label; if absent, the one product that the cluster has."""
+    """The node's nvidia.com/gpu.product label; if absent, the one product that the cluster has when
+    it is first planned, from then on.
+    """
     count: int = Field(default=1, ge=1, le=64)
     """Accelerators of one pod, over which the model is split by tensor parallelism."""
     resource: str = Field(

@@ -14,8 +14,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from bench.planner_refusal import refusals
 from bench.serving.__main__ import find_model
 from bench.serving.record import Record, Run, fastest
+from hack.errors import Refusal
 from kvarn.planner import FORMATS, Accelerator, Limits, Workload, plan, read_shape
 
 RESULTS = Path(__file__).with_name("results")
@@ -27,9 +29,21 @@ NAMES = {known.kv_cache_dtype: known.name for known in FORMATS.values()}
 """The planner's formats by what vLLM calls them."""
 
 
+def gpu_of(record: Record) -> Accelerator:
+    """What a record was measured on.
+
+    Raises:
+        Refusal: it does not say, as where nothing has started.
+        AcceleratorError: the planner does not know it.
+    """
+    if product := record.environment.get("device"):
+        return Accelerator.find(product)
+    raise Refusal("A record names no device; give one in which something was measured.")
+
+
 def capacities(record: Record) -> Iterator[dict[str, Any]]:
     """Planned and measured tokens of every engine whose format the planner knows."""
-    gpu = Accelerator.find(record.environment["device"])
+    gpu = gpu_of(record)
     for run in record.runs:
         engine, name = run.get("engine"), NAMES.get(run["format"])
         if engine and name:
@@ -78,7 +92,7 @@ def _choices(record: Record) -> Iterator[dict[str, Any]]:
     A load like the cell has as many requests at once, whose context is the cell's on average: they
     end with a quarter more tokens and begin with a quarter less.
     """
-    gpu = Accelerator.find(record.environment["device"])
+    gpu = gpu_of(record)
     for cell in fastest(record.runs):
         ms = {NAMES[name]: each for name, each in cell["ms"].items() if name in NAMES}
         if not ms:
@@ -117,6 +131,7 @@ def _tried(runs: Sequence[Run], place: dict[str, Any]) -> int:
 @click.command(help=__doc__)
 @click.argument("files", type=click.Path(exists=True, path_type=Path), nargs=-1, metavar="[FILE…]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@refusals()
 def main(files: Sequence[Path], *, as_json: bool) -> None:
     """Print both tables; the status is 1 if a choice is too slow or was not measured."""
     records = [Record.read(file) for file in files or RECORDS]

@@ -33,7 +33,7 @@ def test_auto_chooses_what_was_fastest() -> None:
     slow = [cell for cell in judged if cell["times"] > SLOWER]
 
     assert len(cells) == 31
-    assert len(judged) >= 28
+    assert len(judged) >= 29
     assert {(cell["model"], cell["sequences"], cell["context"]) for cell in slow} <= DISTURBED
     assert {cell["fastest"] for cell in slow} == {"kvarn_k4v4_g128"}
 
@@ -72,3 +72,12 @@ def test_a_choice_that_was_not_measured_is_none_that_holds(tmp_path: Path) -> No
 
     assert result.exit_code == 1
     assert "not measured" in result.output
+
+
+def test_a_record_of_an_unknown_gpu_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "serving.json"
+    file.write_text(json.dumps({"environment": {"device": "H1000"}, "runs": []}))
+    result = CliRunner().invoke(main, [str(file)])
+
+    assert result.exit_code == 2
+    assert "No GPU is known as H1000" in result.stderr

@@ -2,11 +2,12 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from bench.planner_serving import RECORD
+from bench.planner_serving import RECORD, RESULTS
 from bench.roofline_fit import fitted, main, standing, steps
 from bench.serving.record import Record
 from kvarn.planner import Accelerator
@@ -29,6 +30,37 @@ def test_the_constants_stand_near_what_the_record_says() -> None:
     stand, best = found["errors"]["stand"], found["errors"]["fitted"]
     assert stand["median"] < 1.15 * best["median"]
     assert stand["median"] < 0.02
+    stand, best = found["paces"]["stand"], found["paces"]["fitted"]
+    assert stand == pytest.approx(best, abs=0.01)
+
+
+def test_a_record_that_does_not_tell_the_constants_apart_only_tests_those_that_stand() -> None:
+    result = CliRunner().invoke(main, [str(RESULTS / "serving-h200-second.json"), "--json"])
+
+    assert result.exit_code == 0
+    assert "lacks steps that tell the constants apart" in result.stderr
+    found = json.loads(result.stdout)
+    assert found["constants"].keys() == found["errors"].keys() == {"stand"}
+    assert found["errors"]["stand"]["median"] < 0.03
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({}, "names no device"),
+        ({"device": "H1000"}, "No GPU is known as H1000"),
+        ({"device": "H200"}, "has no steps in"),
+    ],
+)
+def test_a_record_without_steps_is_refused(
+    tmp_path: Path, environment: dict[str, str], words: str
+) -> None:
+    file = tmp_path / "serving.json"
+    file.write_text(json.dumps({"environment": environment, "runs": []}))
+    result = CliRunner().invoke(main, [str(file)])
+
+    assert result.exit_code == 2
+    assert words in result.stderr
 
 
 def test_a_table_shows_both() -> None:

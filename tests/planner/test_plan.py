@@ -92,6 +92,18 @@ def test_what_vllm_would_refuse_is_never_planned(
     assert 1 <= made.max_sequences <= made.max_batched_tokens
 
 
+@given(shapes(), accelerators)
+def test_auto_never_takes_tiles_that_are_slower_than_others_of_their_size(
+    shape: ModelShape, device: Accelerator
+) -> None:
+    made = planned(shape, device, AUTO)
+    assume(made)
+
+    assert made.format != "kvarn_k3v3_g128"
+    held = {each.format: each.cache_tokens for each in made.alternatives}
+    assert held["kvarn_k3v3_g128"] == held["kvarn_k4v2_g128"]
+
+
 @given(shapes(), accelerators, st.sampled_from(list(FORMATS)))
 def test_planning_again_with_the_limits_of_a_plan_gives_that_plan(
     shape: ModelShape, device: Accelerator, cache_format: str

@@ -7,6 +7,9 @@ from kvarn.planner.errors import ShapeError
 from kvarn.planner.hf_config import read_shape
 from kvarn.planner.shape import ModelShape
 
+UNNAMED = "MODEL"
+"""In a command, what a person has to fill in."""
+
 
 def find_shape(source: str) -> ModelShape:
     """The shape of the model at `source`.
@@ -46,10 +49,14 @@ def _hub_shape(name: str, revision: str | None) -> ModelShape:
 
 
 def serve_arguments(source: str) -> tuple[str, ...]:
-    """How `vllm serve` is told of the model at `source`, as `find_shape` takes it."""
+    """How `vllm serve` is told of the model at `source`, as `find_shape` takes it.
+
+    It serves folders: a config that was saved under another name says nothing of the model's.
+    """
     if _on_disk(source):
         path = Path(source)
-        return (str(path.parent if path.name == "config.json" else path),)
+        folder = path.parent if path.name == "config.json" else path
+        return (str(folder) if folder.is_dir() else UNNAMED,)
     if match := _HUB_NAME.fullmatch(source):
         revision = match["revision"]
         return (match["name"], *(("--revision", revision) if revision else ()))

@@ -139,5 +139,12 @@ def test_a_folder_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_vllm_is_told_of_the_folder_or_the_name(tmp_path: Path) -> None:
     (tmp_path / "config.json").touch()
 
-    assert serve_arguments(str(tmp_path / "config.json")) == (str(tmp_path),)
+    for source in (tmp_path, tmp_path / "config.json"):
+        assert serve_arguments(str(source)) == (str(tmp_path),)
     assert serve_arguments("hf://org/model@v1") == ("org/model", "--revision", "v1")
+
+
+def test_vllm_is_not_told_of_a_config_that_lies_in_no_models_folder(tmp_path: Path) -> None:
+    (tmp_path / "Qwen3-8B.json").touch()
+
+    assert serve_arguments(str(tmp_path / "Qwen3-8B.json")) == ("MODEL",)

@@ -5,6 +5,7 @@ Exit status: 0 with a plan, 1 when it does not fit, 2 for bad input.
 
 import json
 import math
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -39,8 +40,21 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 P = ParamSpec("P")
+POSITIVE = click.IntRange(min=1)
 PIPED_COLUMNS = 120
 SHELLS = ("bash", "zsh", "fish")
+
+OPTIONS = {
+    "maxTokens": "--max-model-len",
+    "maxSequences": "--max-num-seqs",
+    "maxBatchedTokens": "--max-num-batched-tokens",
+    "utilizationPercent": "--gpu-memory-utilization",
+    "promptTokens": "--prompt-tokens",
+    "outputTokens": "--output-tokens",
+    "state its memory": "give its --memory (`kvarn gpus` lists those that are known)",
+    "state the product": "give --gpu",
+}
+"""How the planner's errors, which speak of a resource's fields, are to be read here."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -57,9 +71,10 @@ def _exits(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except PlannerError as error:
+            message = re.sub("|".join(OPTIONS), lambda name: OPTIONS[name[0]], error.message)
             if kwargs.get("as_json"):
-                click.echo(json.dumps({"error": error.to_dict()}))
-            click.echo(f"kvarn: {error.message}", err=True)
+                click.echo(json.dumps({"error": {**error.to_dict(), "message": message}}))
+            click.echo(f"kvarn: {message}", err=True)
             sys.exit(1 if isinstance(error, PlanError) else 2)
 
     return run
@@ -73,10 +88,16 @@ def _exits(command: Callable[P, None]) -> Callable[P, None]:
     type=click.File(),
     help="Instead of --gpu: a Node or ResourceSlice from `kubectl get -o json`, - for stdin.",
 )
-@click.option("--resource", default=WHOLE, show_default=True, help="Of the node, with --node.")
-@click.option("--tp", default=1, show_default=True, help="GPUs that share each layer.")
+@click.option("--resource", help="What pods ask for, of a Node.", show_default=WHOLE)
 @click.option(
-    "--pp", default=1, show_default=True, help="Stages of layers, each on GPUs of its own."
+    "--tp", type=POSITIVE, default=1, show_default=True, help="GPUs that share each layer."
+)
+@click.option(
+    "--pp",
+    type=POSITIVE,
+    default=1,
+    show_default=True,
+    help="Stages of layers, each on GPUs of its own.",
 )
 @click.option("--memory", type=float, help="Memory of one device in GiB, if not the known one.")
 @click.option(
@@ -87,12 +108,12 @@ def _exits(command: Callable[P, None]) -> Callable[P, None]:
     show_default=True,
     help="Precision of the KV cache.",
 )
-@click.option("--prompt-tokens", type=int, help="Prompt length to plan for.")
-@click.option("--output-tokens", type=int, help="Output length to plan for.")
-@click.option("--concurrency", type=int, help="Requests at once to plan for.")
-@click.option("--max-model-len", type=int, help="Fix the context length.")
-@click.option("--max-num-seqs", type=int, help="Fix the number of sequences at once.")
-@click.option("--max-num-batched-tokens", type=int, help="Fix the tokens of one step.")
+@click.option("--prompt-tokens", type=POSITIVE, help="Prompt length to plan for.")
+@click.option("--output-tokens", type=POSITIVE, help="Output length to plan for.")
+@click.option("--concurrency", type=POSITIVE, help="Requests at once to plan for.")
+@click.option("--max-model-len", type=POSITIVE, help="Fix the context length.")
+@click.option("--max-num-seqs", type=POSITIVE, help="Fix the number of sequences at once.")
+@click.option("--max-num-batched-tokens", type=POSITIVE, help="Fix the tokens of one step.")
 @click.option("--gpu-memory-utilization", type=float, help="Fix vLLM's share of the memory.")
 @click.option("--vllm-version", default=DEFAULT_VERSION, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -103,7 +124,7 @@ def plan_command(
     model: str,
     gpu: str | None,
     node: TextIO | None,
-    resource: str,
+    resource: str | None,
     tp: int,
     pp: int,
     memory: float | None,
@@ -116,6 +137,8 @@ def plan_command(
     """Plan MODEL: a folder, a config.json, or organisation/name."""
     if (gpu is None) == (node is None):
         raise click.UsageError("Give either --gpu or --node.")
+    if resource is not None and node is None:
+        raise click.UsageError("--resource is of a --node; with --gpu, leave it out.")
     memory_bytes = _memory_bytes(memory)
     if node is not None:
         found = described(_manifest(node), resource=resource, count=tp)
@@ -178,7 +201,7 @@ def _limits(numbers: dict[str, Any]) -> Limits:
 def _percent(share: float | None) -> int | None:
     if share is None:
         return None
-    if not 0 < share <= 1:
+    if not 0.01 <= share <= 1:
         raise RequestError(
             "InvalidLimits", f"--gpu-memory-utilization is {share:g}; give 0.01 to 1."
         )

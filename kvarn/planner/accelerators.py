@@ -48,7 +48,7 @@ class Accelerator:
             )
         if self.is_cpu and self.devices > 1:
             raise AcceleratorError(
-                "InvalidAccelerator", f"count is {self.devices} on the CPU; give 1."
+                "InvalidAccelerator", f"A CPU is one device, not {self.devices}; ask for one."
             )
 
     def partition(self, profile: str) -> "Accelerator":

@@ -13,23 +13,36 @@ from kvarn.planner.accelerators import Accelerator
 from kvarn.planner.config_file import ConfigView
 from kvarn.planner.errors import AcceleratorError
 
-WHOLE = "nvidia.com/gpu"
+VENDOR = "nvidia.com"
+WHOLE = f"{VENDOR}/gpu"
 FOUND = 0.98
 """Of the memory that the driver states, what a process finds."""
 UNITS = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
 
 
-def described(manifest: Mapping[str, Any], *, resource: str = WHOLE, count: int = 1) -> Accelerator:
+def described(
+    manifest: Mapping[str, Any], *, resource: str | None = None, count: int = 1
+) -> Accelerator:
     """`count` accelerators of a Node or of a ResourceSlice, as `kubectl get … -o json` prints it.
 
+    Args:
+        manifest: the object.
+        resource: of a Node, what pods ask for; `nvidia.com/gpu` if absent.
+        count: how many of them.
+
     Raises:
-        AcceleratorError: it is neither, or says too little.
+        AcceleratorError: it is neither, says too little, or has no such resource.
     """
     view = ConfigView(manifest)
     if view.word("kind") == "Node":
         labels = view.part("metadata").mapping("labels")
-        return labelled(labels, resource=resource, count=count)
+        return labelled(labels, resource=WHOLE if resource is None else resource, count=count)
     if view.word("kind") == "ResourceSlice":
+        if resource is not None:
+            raise AcceleratorError(
+                "InvalidAccelerator",
+                f"A ResourceSlice says itself what its devices are; leave {resource} out.",
+            )
         devices = [each for each in view.part("spec").sequence("devices") if isinstance(each, dict)]
         return resource_device(next(iter(devices), {}), count=count)
     raise AcceleratorError(
@@ -48,7 +61,8 @@ def labelled(labels: Mapping[str, str], *, resource: str = WHOLE, count: int = 1
         count: how many of them.
 
     Raises:
-        AcceleratorError: the labels name no product, or one that nobody knows without its memory.
+        AcceleratorError: the resource is no GPU, or the labels name no product, or one that nobody
+            knows without its memory.
     """
     profile, view = _profile(resource), ConfigView(labels)
     product = view.word(f"{resource}.product") or view.word(f"{WHOLE}.product")
@@ -97,7 +111,15 @@ def _named(product: str, memory_bytes: int | None, count: int) -> Accelerator:
 
 
 def _profile(resource: str) -> str:
-    return resource.partition("/mig-")[2]
+    """MIG's profile; empty for a whole GPU."""
+    kind, _, profile = resource.partition("/mig-")
+    if resource != WHOLE and not (profile and kind == VENDOR):
+        raise AcceleratorError(
+            "InvalidAccelerator",
+            f"{resource} is no resource that is planned for; give {WHOLE}, or a MIG profile such as"
+            f" {VENDOR}/mig-3g.20gb.",
+        )
+    return profile
 
 
 def _quantity(text: str) -> int | None:

@@ -1,22 +1,35 @@
-"""What to change where nothing fits: a shorter context, a larger device, more devices."""
+"""What to change where nothing fits: a limit, the context, a larger device, more devices."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from kvarn.planner.accelerators import GIB, Accelerator, known_gpus
+from kvarn.planner.camel import camel
 from kvarn.planner.draft import Misfit
 from kvarn.planner.problem import Problem
 
 COUNTS = ((2, 1), (4, 1), (8, 1), (8, 2), (8, 4))
 """Devices that share a layer, and stages of layers."""
+FREE = ("max_sequences", "max_batched_tokens", "utilization_percent")
+"""Limits that the planner sets well where they are not fixed by hand."""
 MORE = 1.05
 """How many times the memory makes a device worth naming as a larger one."""
 
 
 def remedies(problem: Problem, misfit: Misfit, fits: Callable[[Problem], bool]) -> list[str]:
     """What would help; `fits` says whether a changed problem has a plan."""
-    found = [*_shorter(misfit), *_larger(problem, fits), *_more(problem, fits)]
-    return found or _both(problem, fits)
+    changed, larger = [*_freed(problem, fits), *_shorter(misfit)], _larger(problem, fits)
+    return [*changed, *larger, *_more(problem, fits)] or _both(problem, fits)
+
+
+def _freed(problem: Problem, fits: Callable[[Problem], bool]) -> list[str]:
+    """The limits fixed by hand without which it fits: one of them, or all together."""
+    fixed = [name for name in FREE if getattr(problem.limits, name)]
+    for names in (*([name] for name in fixed), fixed):
+        limits = replace(problem.limits, **dict.fromkeys(names))
+        if names and fits(replace(problem, limits=limits)):
+            return [f"leave {' and '.join(map(camel, names))} to the planner"]
+    return []
 
 
 def _shorter(misfit: Misfit) -> Iterator[str]:

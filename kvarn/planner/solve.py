@@ -20,7 +20,7 @@ from kvarn.planner.workload import Limits, Workload
 AUTO = "auto"
 FASTER = 1.01
 """A less precise format must serve, or make tokens, so many times as much as a more precise one:
-the roofline is 1.2 % off in the median, and a choice may cost 2 %."""
+the roofline is 0.9 % off in the median, and a choice may cost 2 %."""
 GAIN = 1.1
 """The same for requests where the device's speed is not known."""
 
@@ -96,7 +96,8 @@ def _problem(
             f" outputTokens), and the context has {longest:,}; lower one of the two.",
         )
     if undivided := shape.undivided(accelerator.count):
-        most = next(n for n in range(accelerator.count, 0, -1) if not shape.undivided(n))
+        counts = range(min(accelerator.count, shape.attention_heads), 0, -1)
+        most = next(n for n in counts if not shape.undivided(n))
         raise RequestError("InvalidAccelerator", f"{undivided}; use {most} of them at most.")
     if accelerator.stages > shape.layers:
         raise RequestError(

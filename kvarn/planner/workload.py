@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Self
 
+from kvarn.planner.camel import camel
 from kvarn.planner.errors import RequestError
 
 
@@ -22,7 +23,7 @@ class Workload:
         for name in ("prompt_tokens", "output_tokens", "concurrency"):
             value = getattr(self, name)
             if value < 1:
-                raise RequestError("InvalidWorkload", f"{name} is {value}; give at least 1.")
+                raise RequestError("InvalidWorkload", f"{camel(name)} is {value}; give at least 1.")
 
     @property
     def request_tokens(self) -> int:
@@ -52,13 +53,15 @@ class Limits:
         for name in ("max_model_tokens", "max_sequences", "max_batched_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise RequestError("InvalidLimits", f"{name} is {value}; give at least 1, or auto.")
+                raise RequestError(
+                    "InvalidLimits", f"{camel(name)} is {value}; give at least 1, or auto."
+                )
         if self.max_sequences and self.max_batched_tokens:
             self._check_batch(self.max_sequences, self.max_batched_tokens)
         if self.utilization_percent is not None and not 1 <= self.utilization_percent <= 100:
             raise RequestError(
                 "InvalidLimits",
-                f"utilization_percent is {self.utilization_percent}; give 1 to 100.",
+                f"utilizationPercent is {self.utilization_percent}; give 1 to 100.",
             )
 
     def _check_batch(self, sequences: int, tokens: int) -> None:
@@ -66,6 +69,6 @@ class Limits:
         if tokens < sequences:
             raise RequestError(
                 "InvalidLimits",
-                f"max_batched_tokens is {tokens} and max_sequences {sequences}; raise the first"
+                f"maxBatchedTokens is {tokens} and maxSequences {sequences}; raise the first"
                 " to the second at least.",
             )

@@ -108,7 +108,7 @@ def test_impossible_devices_are_refused(keywords: dict[str, int], words: str) ->
 
 
 def test_a_model_is_not_split_over_the_cpu() -> None:
-    with pytest.raises(AcceleratorError, match="count is 2 on the CPU"):
+    with pytest.raises(AcceleratorError, match="A CPU is one device, not 2"):
         Accelerator.find("cpu", count=2)
 
 

@@ -67,7 +67,7 @@ def test_json_holds_the_plan_and_the_command() -> None:
     made = plan(read_shape(QWEN), Accelerator.find("H200"))
     assert Plan.from_dict(report["plan"]) == made
     assert ModelShape.from_dict(report["shape"]) == read_shape(QWEN)
-    assert report["command"] == ["vllm", "serve", QWEN, *made.vllm_flags()]
+    assert report["command"] == ["vllm", "serve", "MODEL", *made.vllm_flags()]
 
 
 def test_limits_by_hand_stand_in_the_plan() -> None:
@@ -90,13 +90,25 @@ def test_what_does_not_fit_exits_with_1_and_a_remedy() -> None:
     ("arguments", "words"),
     [
         (("nowhere", "--gpu", "H100"), "nowhere is no folder, no file and no model's name"),
-        ((QWEN, "--gpu", "H1000"), "No GPU is known as H1000"),
+        ((QWEN, "--gpu", "H1000"), "or give its --memory (`kvarn gpus` lists"),
+        ((QWEN, "--gpu", "nope"), "No GPU is known as nope; give its --memory"),
         ((QWEN, "--gpu", "H100", "--tp", "3"), "do not divide among 3"),
-        ((QWEN, "--gpu", "H100", "--tp", "0"), "count is 0"),
-        ((QWEN, "--gpu", "H100", "--pp", "0"), "stages is 0"),
+        ((QWEN, "--gpu", "H100", "--tp", "0"), "'--tp': 0 is not in the range"),
+        ((QWEN, "--gpu", "H100", "--tp", str(10**12)), "use 32 of them at most"),
+        ((QWEN, "--gpu", "cpu", "--tp", "2"), "A CPU is one device, not 2"),
+        ((QWEN, "--gpu", "H100", "--pp", "0"), "'--pp': 0 is not in the range"),
         ((QWEN, "--gpu", "H100", "--pp", "37"), "36 layers do not make 37 stages"),
         ((QWEN, "--gpu", "A100-SXM4-40GB-MIG-9x"), "9x is no MIG profile of A100-SXM4-40GB"),
-        ((QWEN, "--gpu", "H100", "--concurrency", "0"), "concurrency is 0"),
+        ((QWEN, "--gpu", "H100", "--concurrency", "0"), "'--concurrency': 0 is not in"),
+        ((QWEN, "--gpu", "H100", "--prompt-tokens", "0"), "'--prompt-tokens': 0 is not in"),
+        ((QWEN, "--gpu", "H100", "--prompt-tokens", "50000"), "(--prompt-tokens + --output-to"),
+        ((QWEN, "--gpu", "H100", "--max-model-len", "0"), "'--max-model-len': 0 is not in"),
+        ((QWEN, "--gpu", "H100", "--max-model-len", "50000"), "--max-model-len is 50,000, and"),
+        ((QWEN, "--gpu", "H100", "--max-num-seqs", "0"), "'--max-num-seqs': 0 is not in"),
+        (
+            (QWEN, "--gpu", "H100", "--max-num-seqs", "9", "--max-num-batched-tokens", "8"),
+            "--max-num-batched-tokens is 8 and --max-num-seqs 9; raise",
+        ),
         ((QWEN, "--gpu", "H100", "--memory", "-1"), "memory is -"),
         ((QWEN, "--gpu", "H100", "--memory", "0"), "memory is 0 bytes"),
         ((QWEN, "--gpu", "cpu", "--memory", "0"), "memory is 0 bytes"),
@@ -107,6 +119,8 @@ def test_what_does_not_fit_exits_with_1_and_a_remedy() -> None:
         ((QWEN, "--gpu", "H100", "--gpu-memory-utilization", "nan"), "utilization is nan; give"),
         ((QWEN, "--gpu", "H100", "--gpu-memory-utilization", "inf"), "utilization is inf; give"),
         ((QWEN, "--gpu", "H100", "--gpu-memory-utilization", "92"), "utilization is 92; give"),
+        ((QWEN, "--gpu", "H100", "--gpu-memory-utilization", "0.001"), "is 0.001; give 0.01 to 1"),
+        ((QWEN, "--gpu", "H100", "--resource", "nvidia.com/gpu"), "--resource is of a --node"),
         ((QWEN, "--gpu", "H100", "--vllm-version", "x"), "version is 'x'"),
         ((QWEN, "--gpu", "H100", "--format", "int1"), "'int1' is not one of"),
         ((QWEN,), "Give either --gpu or --node"),
@@ -120,6 +134,27 @@ def test_bad_input_exits_with_2_and_says_why(arguments: tuple[str, ...], words: 
     assert result.exit_code == 2
     assert words in result.stderr
     assert not result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--max-num-batched-tokens", "10000000"), "leave --max-num-batched-tokens to"),
+        (("--max-num-seqs", "10000000"), "leave --max-num-seqs to the planner"),
+        (("--gpu-memory-utilization", "0.1"), "leave --gpu-memory-utilization to the planner or"),
+        (
+            ("--max-num-seqs", "10000000", "--max-num-batched-tokens", "10000000"),
+            "leave --max-num-seqs and --max-num-batched-tokens to the planner",
+        ),
+    ],
+)
+def test_an_option_that_is_too_much_is_named_as_the_remedy(
+    options: tuple[str, ...], words: str
+) -> None:
+    result = run("plan", QWEN, "--gpu", "H100", *options)
+
+    assert result.exit_code == 1
+    assert words in result.stderr
 
 
 @pytest.mark.parametrize(

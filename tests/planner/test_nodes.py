@@ -48,6 +48,14 @@ def test_under_the_mixed_strategy_the_resource_names_the_profile() -> None:
     assert labelled(WHOLE, resource="nvidia.com/mig-3g.40gb") == found
 
 
+@pytest.mark.parametrize(
+    "resource", ["nvidia.com/mig-", "nvidia.com/gpu.shared", "amd.com/gpu", "cpu", ""]
+)
+def test_what_is_no_gpu_and_no_profile_is_refused(resource: str) -> None:
+    with pytest.raises(AcceleratorError, match=r"give nvidia\.com/gpu, or a MIG profile"):
+        described(NODE, resource=resource)
+
+
 @pytest.mark.parametrize("labels", [{}, {"nvidia.com/gpu.memory": "81559"}])
 def test_labels_without_a_product_say_what_is_missing(labels: dict[str, str]) -> None:
     with pytest.raises(AcceleratorError, match=r"no label nvidia\.com/gpu\.product; install GPU"):
@@ -90,6 +98,11 @@ def test_a_manifest_is_a_node_or_a_slice() -> None:
     assert described(node) == described({"kind": "ResourceSlice", "spec": {"devices": devices}})
     with pytest.raises(AcceleratorError, match="kind is Pod; give one Node"):
         described({"kind": "Pod"})
+
+
+def test_a_slice_has_no_resource_to_choose_from() -> None:
+    with pytest.raises(AcceleratorError, match=r"leave nvidia\.com/gpu out"):
+        described(SLICE, resource="nvidia.com/gpu")
 
 
 NODE = {"kind": "Node", "metadata": {"labels": WHOLE}}

@@ -21,6 +21,7 @@ from kvarn.planner import (
     plan,
 )
 from kvarn.planner.accelerators import GIB
+from kvarn.planner.camel import camel
 from kvarn.planner.catalogue import known_models
 from tests.planner.builders import accelerators, real_shape, shapes
 
@@ -212,6 +213,7 @@ def test_batches_shrink_before_a_model_is_refused() -> None:
     [
         ("L40S", Limits(), "use H100-80GB-HBM3 or use 2 of L40S-48GB"),
         ("H100", Limits(max_model_tokens=65536), r"use format kvarn_\w+ or shorten .* to"),
+        ("H200", Limits(max_batched_tokens=10**7), r": leave maxBatchedTokens to the planner\.$"),
     ],
 )
 def test_what_does_not_fit_says_what_would(device: str, limits: Limits, words: str) -> None:
@@ -342,7 +344,7 @@ def test_a_remedy_names_no_count_that_the_heads_refuse() -> None:
 
 @pytest.mark.parametrize("field", ["prompt_tokens", "output_tokens", "concurrency"])
 def test_an_empty_workload_is_refused(field: str) -> None:
-    with pytest.raises(RequestError, match=f"{field} is 0"):
+    with pytest.raises(RequestError, match=f"{camel(field)} is 0"):
         Workload(**{field: 0})
 
 
@@ -355,8 +357,8 @@ def test_an_empty_workload_is_refused(field: str) -> None:
         {"max_batched_tokens": 8, "max_sequences": 9},
     ],
 )
-def test_impossible_limits_are_refused(limits: dict[str, int]) -> None:
-    with pytest.raises(RequestError, match=next(iter(limits))):
+def test_impossible_limits_are_refused_by_the_names_of_the_resource(limits: dict[str, int]) -> None:
+    with pytest.raises(RequestError, match=camel(next(iter(limits)))):
         Limits(**limits)
 
 

@@ -16,6 +16,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from bench.planner_refusal import refusals
 from kvarn.planner import FORMATS, Accelerator, ModelShape, read_shape
 from kvarn.planner.cache import cache_layout
 from kvarn.planner.version import LATEST
@@ -56,6 +57,7 @@ def ratios(shape: ModelShape) -> Ratios:
 @click.command()
 @click.argument("configs", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@refusals()
 def main(configs: Sequence[Path], as_json: bool) -> None:
     """Print tokens of cache against bf16 by model, format and length of the sequences."""
     found = {config.stem: ratios(read_shape(config)) for config in configs or SHAPES}

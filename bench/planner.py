@@ -19,7 +19,8 @@ from typing import Any
 
 import click
 
-from bench.planner_records import Record, Start, load_configs, read_start
+from bench.planner_records import Record, Start, load, load_configs, read_start
+from bench.planner_refusal import refusals
 from bench.planner_rivals import RIVALS, Sizer, kvarn
 from kvarn.planner.accelerators import GIB
 
@@ -174,12 +175,17 @@ def show(report: Mapping[str, Any], total: int) -> None:
 
 
 @click.command()
-@click.option("--records", type=click.Path(exists=True, path_type=Path), required=True)
-@click.option("--models", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option(
+    "--records", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True
+)
+@click.option(
+    "--models", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@refusals()
 def main(records: Path, models: Path, *, as_json: bool) -> None:
     """Compare the planner, and other sizers, with real start-ups."""
-    lines = [json.loads(line) for line in records.read_text().splitlines()]
+    lines = load(records)
     report = compared(read(lines, models))
     if as_json:
         click.echo(json.dumps({"total": len(lines), **report}, indent=2))

@@ -17,7 +17,8 @@ from typing import Any
 import click
 
 from bench.planner import Row, read, settings_memory, settings_tokens, summary
-from bench.planner_records import Account, Record, Start
+from bench.planner_records import Account, Record, Start, load
+from bench.planner_refusal import refusals
 from bench.planner_rivals import kvarn
 from kvarn.planner.accelerators import GIB
 from kvarn.planner.memory import (
@@ -95,7 +96,7 @@ def _peak(account: Account) -> float | None:
     start, record = account.start, account.start.record
     if record["activation_gib"]:
         return float(record["activation_gib"]) * GIB
-    if not (record["available_kv_gib"] and record["weights_gib"]):
+    if not (record["available_kv_gib"] and record.get("weights_gib")):
         return None
     lines = overhead(start.shape, account.device, start.batch, account.version)
     others = sum(line.size_bytes for line in lines if line.name in ("nonTorch", "cudaGraphs"))
@@ -153,13 +154,17 @@ def left_out(starts: list[Start]) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--records", type=click.Path(exists=True, path_type=Path), required=True)
-@click.option("--models", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option(
+    "--records", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True
+)
+@click.option(
+    "--models", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@refusals()
 def main(records: Path, models: Path, *, as_json: bool) -> None:
     """Print the account's constants beside what real start-ups say, and the cross-validation."""
-    lines: list[dict[str, Any]] = [json.loads(line) for line in records.read_text().splitlines()]
-    starts = read(lines, models)
+    starts = read(load(records), models)
     seen = list(observations(starts))
     constants = [
         {

@@ -18,7 +18,9 @@ PARTIAL = ("__quoted", "__text_config_fragment")
 
 
 @click.command()
-@click.option("--models", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option(
+    "--models", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True
+)
 def main(models: Path) -> None:
     """Write kvarn/planner/models.json."""
     shapes = {}

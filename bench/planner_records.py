@@ -11,14 +11,23 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hack.errors import Refusal
 from kvarn.planner import FORMATS, Accelerator, ModelShape, PlannerError
 from kvarn.planner.accelerators import GIB
+from kvarn.planner.config_file import load_config
 from kvarn.planner.formats import CacheFormat
 from kvarn.planner.hf_config import shape_from_config
 from kvarn.planner.memory import Batch
 from kvarn.planner.version import LATEST, EngineVersion
 
 Record = Mapping[str, Any]
+STATED = (
+    *("id", "source_url", "vllm_version", "model", "gpu", "tp", "pp", "weight_dtype"),
+    *("kv_cache_dtype", "gpu_memory_utilization", "max_model_len", "max_num_seqs"),
+    *("max_num_batched_tokens", "enforce_eager", "activation_gib", "nontorch_gib"),
+    *("available_kv_gib", "kv_tokens", "error"),
+)
+"""What every record says, if only that it is not stated."""
 
 STORED: tuple[tuple[str, dict[str, Any]], ...] = (
     (r"nvfp4", {"quant_method": "modelopt", "quant_algo": "NVFP4", "exclude_modules": ["lm_head"]}),
@@ -146,13 +155,33 @@ class Account:
         return self.utilization * self.device.memory_bytes
 
 
+def load(file: Path) -> list[Record]:
+    """The records of a file.
+
+    Raises:
+        Refusal: a line holds none.
+    """
+    try:
+        records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise Refusal(f"{file} is not JSON line by line ({error}); give start-ups.") from error
+    for number, record in enumerate(records, 1):
+        said = record if isinstance(record, dict) else {}
+        if missing := [name for name in STATED if name not in said]:
+            raise Refusal(f"{file}, line {number}, is no start-up: it lacks {', '.join(missing)}.")
+    return records
+
+
 def load_configs(folder: Path) -> dict[str, list[Config]]:
-    """The configs `<org>__<model>.json` in `folder`, by `model_key`."""
+    """The configs `<org>__<model>.json` in `folder`, by `model_key`.
+
+    Raises:
+        ShapeError: one cannot be read.
+    """
     found: dict[str, list[Config]] = {}
     for path in sorted(folder.glob("*__*.json")):
         name = path.stem.split("__")[1]
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found.setdefault(model_key(name), []).append(Config(name, content))
+        found.setdefault(model_key(name), []).append(Config(name, load_config(path)))
     return found
 
 
@@ -233,7 +262,7 @@ def _device(record: Record) -> Accelerator | None:
 
 def devices(record: Record) -> int:
     """GPUs that share a layer; 0 where that is not stated."""
-    return record["tp"] or (record["gpu_count"] or 0) // (record["pp"] or 1)
+    return record["tp"] or (record.get("gpu_count") or 0) // (record["pp"] or 1)
 
 
 def _utilization(record: Record, version: EngineVersion | None) -> float | None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import click
 
+from bench.planner_refusal import refusals
 from kvarn.planner import FORMATS, Accelerator, Limits, Plan, plan, read_shape
 
 REPORTER = Path(__file__).with_name("measured_cache.py")
@@ -99,9 +100,10 @@ def as_folder(model: Path) -> Iterator[Path]:
 )
 @click.option("--gpu", required=True, help="What this machine has, as in `kvarn gpus`, or cpu.")
 @click.option("--format", "formats", multiple=True, type=click.Choice(list(FORMATS)))
-@click.option("--max-model-len", default=8192, show_default=True)
-@click.option("--max-num-seqs", default=64, show_default=True)
+@click.option("--max-model-len", type=click.IntRange(min=1), default=8192, show_default=True)
+@click.option("--max-num-seqs", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@refusals()
 def main(
     *,
     models: Sequence[Path],

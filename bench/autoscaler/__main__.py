@@ -44,7 +44,13 @@ def _names(_context: click.Context, _option: click.Parameter, value: str) -> tup
 @click.option("--ttft-seconds", default=5.0, show_default=True, help="Never late before this.")
 @click.option("--startup-seconds", default=120.0, show_default=True, help="Until a server serves.")
 @click.option("--restart-minutes", type=click.FloatRange(min=1), help="Between restarts of ours.")
-@click.option("--hours", default=6.0, show_default=True, help="The longest span to take.")
+@click.option(
+    "--hours",
+    type=click.FloatRange(min=0, min_open=True),
+    default=6.0,
+    show_default=True,
+    help="The longest span to take.",
+)
 @click.option("--rate", type=float, help="Mean requests per second to scale or thin to.")
 @click.option("--routing", type=click.Choice(["work", "random"]), default="work", show_default=True)
 @click.option("--seed", default=0, show_default=True, help="Of what is drawn.")

@@ -84,10 +84,13 @@ class Work:
         return Work(tuple((sums[b] - sums[a]) / (b - a) for a, b in ends))
 
 
-def schedule(work: Work, setup: Setup, *, use: float, window_seconds: float) -> Schedule:
+def schedule(
+    work: Work, setup: Setup, *, use: float, window_seconds: float, calm_seconds: float = 0.0
+) -> Schedule:
     """The least servers at each time whose use stays at `use`, started just early enough.
 
-    A server that would be missed again before its successor could start is kept.
+    A server that would be missed again before its successor could start is kept. With
+    `calm_seconds`, no change undoes another sooner, the first being that of the initial size.
     """
     needed = [
         min(max(math.ceil(each / use), 1), setup.max_replicas)
@@ -96,12 +99,27 @@ def schedule(work: Work, setup: Setup, *, use: float, window_seconds: float) -> 
     ahead = math.ceil(setup.startup_seconds / SLOT_SECONDS)
     started = [max(needed[i : i + ahead + 1]) for i in range(len(needed))]
     sizes = _bridge(started, ahead)
+    if calm_seconds:
+        sizes = _calm([setup.initial, *sizes], math.ceil(calm_seconds / SLOT_SECONDS))
     runs = [(size, len(list(same))) for size, same in groupby(sizes)]
     starts, slot = [], 0
     for _, length in runs:
         starts.append(slot * SLOT_SECONDS)
         slot += length
     return Schedule(sizes=tuple(size for size, _ in runs), starts=tuple(starts))
+
+
+def _calm(sizes: Sequence[int], slots: int) -> list[int]:
+    """`sizes` but the first, with each rise kept for `slots` and dips as short filled up."""
+    kept = list(sizes)
+    for level in range(1, max(kept) + 1):
+        risen = -slots
+        for slot in range(1, len(kept)):
+            if kept[slot - 1] < level <= kept[slot]:
+                risen = slot
+            elif kept[slot] < level <= kept[slot - 1] and slot - risen < slots:
+                kept[slot] = level
+    return _bridge(kept, slots)[1:]
 
 
 def _bridge(sizes: Sequence[int], gap: int) -> list[int]:

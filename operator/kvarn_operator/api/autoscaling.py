@@ -45,7 +45,9 @@ class ScaleDownRules(ApiModel):
     """How the size may shrink."""
 
     stabilization_window_seconds: int = Field(default=300, ge=0, le=3600)
-    """The size shrinks only to the most that was called for within this window."""
+    """The size shrinks only to the most that was called for within this window, and, where the
+    operator owns it, is kept for twice as long after it grew.
+    """
     select_policy: Literal["Max", "Min", "Disabled"] = "Max"
     """Which of several policies counts: the widest, the narrowest, or none ever."""
     policies: list[ScalingPolicy] = _policies(

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
 from shutil import copyfile
@@ -55,8 +55,10 @@ def measure(model: Path, made: Plan, *options: str) -> dict[str, Any]:
     try:
         output, errors = process.communicate(timeout=START_SECONDS)
     except subprocess.TimeoutExpired as error:
-        os.killpg(process.pid, signal.SIGKILL)
         raise click.ClickException(f"vLLM did not start in {START_SECONDS} seconds") from error
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     if process.returncode:
         raise click.ClickException(f"vLLM did not start: {errors[-4000:]}")
     for line in filter(MEMORY.search, (output + errors).splitlines()):
@@ -114,6 +116,7 @@ def main(
     as_json: bool,
 ) -> None:
     """Set what vLLM measures on this machine beside the plan for MODELs, folders or config.json."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends vLLM too
     limits = Limits(max_model_tokens=max_model_len, max_sequences=max_num_seqs)
     line = "{model:<32} {format:<16} planned {planned:>12,}  measured {measured:>12,}  "
     for name, model in product(formats or list(FORMATS), models):

@@ -14,8 +14,11 @@ The status is 1 if something differs or a part has failed.
 """
 
 import json
+import signal
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +33,10 @@ from bench.exactness.verdict import Verdict
 
 PARTS = ("raw", "fast", "deep", "shallow")
 LIMIT_SECONDS = 150.0
+NO_GPU = (
+    "No GPU is seen: the parts run on the CPU, where no kernel is compiled, so less is compared,"
+    " and an engine may not be done within --limit."
+)
 
 
 @click.command()
@@ -44,19 +51,23 @@ LIMIT_SECONDS = 150.0
 )
 def main(parts: Sequence[str], file: Path | None, limit_seconds: float) -> None:
     """Compare runs token for token; the status is 1 if something differs."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the parts too
+    if not torch.cuda.is_available():
+        click.echo(NO_GPU, err=True)
     began = time.monotonic()
     found: list[Verdict] = []
     failed: dict[str, str] = {}
-    for part, news in process.run(tuple(parts) or PARTS, limit_seconds=limit_seconds):
-        if isinstance(news, Verdict):
-            words = f"{news.word}, {news.largest:.1e} nats at most"
-            click.echo(f"{time.monotonic() - began:5.0f} s  {news.name}: {words}", err=True)
-            found.append(news)
-        else:
-            click.echo(f"{time.monotonic() - began:5.0f} s  {part}: FAILED: {news}", err=True)
-            failed[part] = news
-        if file:
-            file.write_text(_record(found, failed))
+    with closing(process.run(tuple(parts) or PARTS, limit_seconds=limit_seconds)) as all_news:
+        for part, news in all_news:
+            if isinstance(news, Verdict):
+                words = f"{news.name}: {news.word}, {news.largest:.1e} nats at most"
+                found.append(news)
+            else:
+                words = f"{part}: FAILED: {news}"
+                failed[part] = news
+            click.echo(f"{time.monotonic() - began:5.0f} s  {words}", err=True)
+            if file:
+                file.write_text(_record(found, failed))
     _print(found)
     raise SystemExit(bool(failed) or not all(verdict.holds for verdict in found))
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, Queue
@@ -68,18 +68,23 @@ class _Part:
         self._process.wait()
 
 
-def run(parts: Sequence[str], *, limit_seconds: float) -> Iterator[tuple[str, Verdict | str]]:
+def run(
+    parts: Sequence[str], *, limit_seconds: float
+) -> Generator[tuple[str, Verdict | str], None, None]:
     """Verdicts of all parts as they come, and why a part ended before its last one.
+
+    Closing it ends the parts.
 
     Args:
         parts: names.
         limit_seconds: for the start of an engine and the runs in it, from one verdict to the next.
     """
     news: Queue[tuple[_Part, Verdict | None]] = Queue()
-    running = [_Part(name, news) for name in parts]
-    for part in running:
-        part.deadline = time.monotonic() + limit_seconds
+    running: list[_Part] = []
     try:
+        for name in parts:
+            running.append(_Part(name, news))
+            running[-1].deadline = time.monotonic() + limit_seconds
         while running:
             soonest = min(running, key=lambda part: part.deadline)
             try:

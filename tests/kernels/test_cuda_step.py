@@ -1,4 +1,4 @@
-"""A step of single tokens: tiles are stored, and tokens kept, while attention ends.
+"""What attention of single tokens does beside: it keeps them in the tails, and stores tiles.
 
 On a GPU the programs run at the same time; an emulator runs them one after another.
 """
@@ -15,6 +15,11 @@ from tests.kernels.emulated import emulated
 from tests.kernels.model import Model
 from tests.kernels.steps import DEVICE
 from tests.kernels.test_triton_store import check_the_rest, check_tiles
+
+# Triton's interpreter counts loops with arrays of one number.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Conversion of an array with ndim > 0:DeprecationWarning"
+)
 
 ON_A_GPU = DEVICE.type == "cuda"
 TIMES = 50 if ON_A_GPU else 2
@@ -54,6 +59,21 @@ def test_a_step_does_all_that_a_layer_does() -> None:
         check_the_rest(model)
         for out, one in zip(model.out, want, strict=True):
             torch.testing.assert_close(out[-1].float(), one, **TOLERANCE)
+
+
+def test_a_chunk_may_end_one_token_into_a_tile() -> None:
+    """The token goes to the first row of the tail, which the chunk's other tokens read."""
+    layout = TileLayout(FORMATS["kvarn_k4v2_g128"], 64)
+    alone, beside = (
+        Model(layout, [129], dtype=torch.float16, kernels=triton, options=options)
+        for options in ({}, {"single_tokens": decode.attend_single_tokens})
+    )
+    for model in (alone, beside):
+        model.run({0: (0, 118)})
+        model.run({0: (118, 129)})
+    assert torch.equal(beside.out[0][:128], alone.out[0][:128])
+    beside.check()
+    check_the_rest(beside)
 
 
 def test_without_a_program_for_the_tiles_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,18 +105,20 @@ def attend(
     layout = cache.layout
     few = _few(step, attention, layout, batch_invariant=batch_invariant)
     many = few < min(step.batch.most_new, TILE_TOKENS)
-    # They come first, because they write rows of single tokens as well.
+    # Segments of several tokens come first: a library writes rows of single tokens as well, and
+    # single tokens go into tails that other segments of their sequence read.
     if many and few == 1 and prompts and attend_prompts(step, cache, attention, prompts):
         many = False
-    done = few == 1 and single_tokens is not None and single_tokens(step, cache, attention)
-    if done and not many:
+    if many:
+        rotated = _rotated(layout, attention.query)
+        attend_many(step, cache, attention, rotated, few=few)
+    if few == 1 and single_tokens and single_tokens(step, cache, attention):
         return step.batch.most_new == 1
-    rotated = _rotated(layout, attention.query)
-    if few and not done and rotated is not None:
+    if not many:
+        rotated = _rotated(layout, attention.query)
+    if few and rotated is not None:
         cut = cut or _cut(step, attention, layout, few=few, batch_invariant=batch_invariant)
         attend_few(step, cache, attention, rotated, few=few, cut=cut)
-    if many:
-        attend_many(step, cache, attention, rotated, few=few)
     return False
 
 

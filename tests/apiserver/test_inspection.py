@@ -42,6 +42,16 @@ async def end(world: World, started: Resource, *, code: int, message: str) -> No
     await world.patch("pod", change, name=f"{name}-x", subresource="status")
 
 
+async def inspected(world: World, resource: Resource) -> Resource:
+    """Apply the resource without its shape, which a Job then reads; the shape."""
+    shape: Resource = resource["spec"]["model"].pop("shape")
+    await world.apply(resource)
+    await end(world, await until(lambda: job(world)), code=0, message=json.dumps(shape))
+    await world.until_condition("Planned", "True")
+    await without_jobs(world)
+    return shape
+
+
 async def fail(world: World, started: Resource, *, message: str) -> None:
     """End the Job for good, as its controller would."""
     await end(world, started, code=1, message=message)
@@ -71,13 +81,8 @@ async def test_a_job_reads_the_shape_and_the_status_keeps_it(
 
 
 async def test_a_shape_that_is_kept_needs_no_job(running: World, resource: Resource) -> None:
-    shape = resource["spec"]["model"].pop("shape")
-    await running.apply(resource)
-    started = await until(lambda: job(running))
-    await end(running, started, code=0, message=json.dumps(shape))
-    await running.until_condition("Planned", "True")
+    await inspected(running, resource)
 
-    await without_jobs(running)
     await running.patch("kvd", {"spec": {"drainSeconds": 7}})
 
     await running.until_condition("Planned", "True")
@@ -87,11 +92,7 @@ async def test_a_shape_that_is_kept_needs_no_job(running: World, resource: Resou
 async def test_another_image_freezes_nothing_and_loses_no_shape(
     running: World, resource: Resource
 ) -> None:
-    shape = resource["spec"]["model"].pop("shape")
-    await running.apply(resource)
-    await end(running, await until(lambda: job(running)), code=0, message=json.dumps(shape))
-    await running.until_condition("Planned", "True")
-    await without_jobs(running)
+    shape = await inspected(running, resource)
 
     await running.patch("kvd", {"spec": {"engine": {"image": "serving:2"}}})
 
@@ -110,11 +111,7 @@ async def test_another_image_freezes_nothing_and_loses_no_shape(
 async def test_a_refused_job_freezes_nothing_if_the_shape_is_known(
     running: World, resource: Resource
 ) -> None:
-    shape = resource["spec"]["model"].pop("shape")
-    await running.apply(resource)
-    await end(running, await until(lambda: job(running)), code=0, message=json.dumps(shape))
-    await running.until_condition("Planned", "True")
-    await without_jobs(running)
+    await inspected(running, resource)
     jobs = {"apiGroups": ["batch"], "apiVersions": ["v1"], "resources": ["jobs"]}
     await running.forbid(jobs | {"operations": ["CREATE"]}, unless="false", message="no jobs here")
 

@@ -2,8 +2,10 @@
 
 from bisect import bisect_right
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +13,7 @@ from bench.autoscaler.cluster import Setup
 from bench.autoscaler.compare import scene
 from bench.autoscaler.oracle import Work, schedule
 from bench.autoscaler.policies.fixed import Schedule
-from bench.autoscaler.reach import Reach, reach
+from bench.autoscaler.reach import Reach, main, reach
 from bench.autoscaler.summary import FLAP_SECONDS, Target, flaps
 from tests.autoscaler.builders import SERVER, STEP
 from tests.autoscaler.test_compare import traffic
@@ -54,3 +56,9 @@ def test_both_ways_to_the_goal_are_looked_at() -> None:
     assert rarely.late == pytest.approx(cheaply.late / 2, abs=1e-5)
     assert cheaply.allowed_hours == pytest.approx(0.85 * rarely.allowed_hours, abs=0.02)
     assert (rarely.needed_hours or 99) >= (cheaply.needed_hours or 99)
+
+
+def test_a_folder_without_the_traces_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, [str(tmp_path)])
+
+    assert (result.exit_code, "is no azure trace" in result.output) == (1, True)

@@ -1,9 +1,11 @@
-"""Three methods of vLLM's platform class, wrapped.
+"""Four methods of vLLM's platform class, wrapped.
 
 ``check_and_update_config`` sees a configuration before anything is loaded: there, what the cache
 cannot do is refused. ``get_attn_backend_cls`` sees each layer's cache type: there, layers under a
-KVarN format get their backend. ``register_custom_kv_cache_specs`` is where platforms name managers
-of pages: there, packed pages get theirs. Everything else goes on as before.
+KVarN format get their backend. ``update_block_size_for_backend`` sees all layers before they are
+asked for their pages: there, their order and what the others' pages hold are settled.
+``register_custom_kv_cache_specs`` is where platforms name managers of pages: there, packed pages
+get theirs. Everything else goes on as before.
 """
 
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from vllm.v1.attention.selector import AttentionSelectorConfig
 
 from kvarn.engine.backend import BACKENDS
 from kvarn.engine.configuration import check_configuration, check_layer
+from kvarn.engine.layers import settle_layers
 from kvarn.engine.publishing import register_manager
 
 CPU_BACKEND = "vllm.v1.attention.backends.cpu_attn.CPUAttentionBackend"
@@ -30,6 +33,7 @@ def hook_platform(platform: type[Platform]) -> None:
     platform._kvarn_hooked = True
     _wrap(platform, "check_and_update_config", _check_first)
     _wrap(platform, "get_attn_backend_cls", _choose_first)
+    _wrap(platform, "update_block_size_for_backend", _settle_first)
     _wrap(platform, "register_custom_kv_cache_specs", _register_too)
 
 
@@ -47,6 +51,14 @@ def _check_first(
     original: Callable[..., None], _platform: type[Platform], vllm_config: VllmConfig
 ) -> None:
     check_configuration(vllm_config)
+    original(vllm_config)
+
+
+def _settle_first(
+    original: Callable[..., None], _platform: type[Platform], vllm_config: VllmConfig
+) -> None:
+    if vllm_config.cache_config.cache_dtype in BACKENDS:
+        settle_layers(vllm_config)
     original(vllm_config)
 
 

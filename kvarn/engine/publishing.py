@@ -33,7 +33,11 @@ class PackedManager(FullAttentionManager):
 
 
 def register_manager() -> None:
-    """Have packed pages managed by it, in groups as any other pages of full attention."""
+    """Have packed pages managed by it, in groups as any other pages of full attention.
+
+    vLLM manages a group as its first page asks for; :mod:`kvarn.engine.layers` makes that a packed
+    one.
+    """
     KVCacheSpecRegistry.register(
         PackedSpec, PackedManager, uniform_type_base_spec=FullAttentionSpec
     )

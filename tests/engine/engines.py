@@ -23,6 +23,7 @@ from tests.support.tiny_model import write_tiny_model
 HOOKED = (
     "check_and_update_config",
     "get_attn_backend_cls",
+    "update_block_size_for_backend",
     "register_custom_kv_cache_specs",
 )
 

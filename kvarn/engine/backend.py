@@ -138,9 +138,11 @@ class KVarnImpl(AttentionImpl[KVarnMetadata]):
     def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
         """Put the tail's layer beside the attention layer that owns this object.
 
-        It is the first call after the owner is known by its name, and comes before vLLM asks the
-        layers for their caches.
+        The first call comes when the owner is known by its name, and before vLLM asks the layers
+        for their caches. Others come whenever weights are loaded again, and change nothing.
         """
+        if hasattr(self, "tail"):
+            return
         owner = next(
             name for name, layer in self._layers.items() if getattr(layer, "impl", None) is self
         )

@@ -143,6 +143,20 @@ def generate_divided(**arguments: Any) -> dict[str, Any]:
         return generate(options=options, **arguments)
 
 
+def generate_reloaded(**arguments: Any) -> dict[str, Any]:
+    """``generate`` with the weights loaded again after each round, as a trainer has it done."""
+    usual = complete
+
+    def complete_and_reload(llm: LLM, *others: Any, **options: Any) -> list[Any]:
+        outputs = usual(llm, *others, **options)
+        llm.collective_rpc("reload_weights")
+        return outputs
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "complete", complete_and_reload)
+        return generate(**arguments)
+
+
 def start(model: str, options: dict[str, Any]) -> LLM:
     """A small engine; options change its defaults."""
     return LLM(model, **DEFAULTS | options)

@@ -17,7 +17,8 @@ CALLS = {
     call.__name__: call
     for call in (
         *(engines.version, engines.write_model, engines.register_again, engines.check),
-        *(engines.generate, engines.generate_ahead, engines.generate_divided, engines.capacity),
+        *(engines.generate, engines.generate_ahead, engines.generate_divided),
+        *(engines.generate_reloaded, engines.capacity),
         *(pages.compare_pages, pages.forget_pages, faulty.serve_faulty_token),
         *(mixed_service.serve_mixture, same_step.reads_of_tiles_stored_beside),
     )

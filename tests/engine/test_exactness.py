@@ -102,6 +102,12 @@ def test_scheduling_ahead_changes_nothing(generate: Generate) -> None:
     assert ahead["tokens"] == generate([PROMPTS], **K4V2)["tokens"]
 
 
+def test_weights_that_are_loaded_again_change_nothing(generate: Generate) -> None:
+    rounds = [PROMPTS[:3], PROMPTS[:3]]
+    reloaded = generate(rounds, how="generate_reloaded", **K4V2)
+    assert reloaded["tokens"] == generate(rounds, **K4V2)["tokens"]
+
+
 def test_a_compiled_model_gives_the_tokens_of_an_eager_one(generate: Generate) -> None:
     compiled = generate([PROMPTS[:3]], enforce_eager=False, **K4V2)
     assert compiled["graphs"] > 0

@@ -15,6 +15,8 @@ from vllm.distributed import parallel_state
 from vllm.model_executor.model_loader.utils import initialize_model
 from vllm.utils.torch_utils import set_default_torch_dtype
 
+from kvarn.engine.layers import check_layers
+
 
 def make_layers(config: VllmConfig) -> None:
     """Make them as one process would that has the model to itself, taking no memory for weights.
@@ -32,6 +34,7 @@ def make_layers(config: VllmConfig) -> None:
         _Unallocated(),
     ):
         initialize_model(alone)
+    check_layers(alone)
 
 
 class _Unallocated(TorchFunctionMode):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +13,8 @@ from torch._dynamo.utils import counters
 from vllm import LLM, SamplingParams
 from vllm.config import VllmConfig, cache
 from vllm.lora.request import LoRARequest
+from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.models import llama
 from vllm.platforms import current_platform
 from vllm.platforms.interface import DeviceCapability
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -59,10 +62,17 @@ def register_again() -> dict[str, Any]:
     return {"names": list(names), "hooks_stay": before == after}
 
 
-def check(options: list[str], *, gpu: tuple[int, int] | None = None) -> tuple[int, list[str]]:
-    """Status and lines of ``kvarn.engine.check``; on a GPU of some capability, as it were."""
+def check(
+    options: list[str], *, gpu: tuple[int, int] | None = None, value_dim: int | None = None
+) -> tuple[int, list[str]]:
+    """Status and lines of ``kvarn.engine.check``.
+
+    As it were on a GPU of some capability, and as if a Llama had values of so many channels.
+    """
     screen = StringIO()
-    with redirect_stdout(screen), _as_if_on(gpu):
+    with redirect_stdout(screen), _as_if_on(gpu), pytest.MonkeyPatch.context() as patch:
+        if value_dim:
+            patch.setattr(llama, "Attention", partial(Attention, head_size_v=value_dim))
         status = run_check(options)
     return status, screen.getvalue().splitlines()
 

@@ -145,6 +145,40 @@ def test_architectures(
     assert "use --kv-cache-dtype auto" in said
 
 
+MIMO = {
+    "model_type": "mimo_v2_flash",
+    "architectures": ["MiMoV2FlashForCausalLM"],
+    "v_head_dim": 32,
+    "hybrid_layer_pattern": [0, 0],
+    "moe_layer_freq": [0, 0],
+    "layernorm_epsilon": 1e-5,
+    "hidden_act": "silu",
+    "sliding_window_size": 128,
+    "swa_num_key_value_heads": 1,
+}
+
+
+def test_a_model_that_brings_its_attention(
+    host: Any, refusal: Callable[..., str], tmp_path: Path
+) -> None:
+    """It shows when its layers are made, and never asks for the format's backend."""
+    model = write_config(tmp_path, MIMO)
+    reason = (
+        "kvarn_k4v2_g128 does not serve models that bring an attention of their own "
+        "(TRITON_ATTN_DIFFKV); use --kv-cache-dtype auto."
+    )
+    said = refusal(model, load_format="dummy", skip_tokenizer_init=True, **K4V2)
+    assert said == f"UnsupportedError: {reason}"
+    status, lines = host.call("check", options=["--model", model, "--skip-tokenizer-init"])
+    assert (status, lines[-1]) == (1, f"verdict    refused: {reason}")
+
+
+def test_values_that_are_narrower_than_keys(host: Any, tiny_model: Callable[..., str]) -> None:
+    status, lines = host.call("check", options=["--model", tiny_model()], value_dim=32)
+    assert status == 1
+    assert "does not serve models with keys of 64 and values of 32 channels" in lines[-1]
+
+
 def test_a_pipeline_whose_devices_have_too_few_layers(
     refusal: Callable[..., str], without_weights: Callable[..., str]
 ) -> None:

@@ -64,6 +64,20 @@ def test_layers_with_a_sliding_window_stay_out_of_the_format(
     assert host.log.count("Layers 0, 2 stay out of kvarn_raw_g128") == 1
 
 
+@pytest.mark.parametrize("layers", [4, 8, 12])
+def test_a_window_in_pages_that_held_tiles(
+    generate: Generate, tiny_model: Model, layers: int
+) -> None:
+    """Blocks that go from hand to hand give the tokens that fresh blocks give."""
+    kinds = ["sliding_attention", "full_attention"] * (layers // 2)
+    gemma = {"model_type": "gemma3_text", "sliding_window": 256, "layer_types": kinds}
+    model = tiny_model(num_hidden_layers=layers, **gemma)
+    prompts = [prompt(length, length) for length in (300, 70, 200, 10, 385, 130)]
+    (fresh,) = generate([prompts], model=model, tokens=5, **K4V2)["tokens"]
+    in_turn = generate([[each] for each in prompts * 2], model=model, tokens=5, **K4V2)["tokens"]
+    assert in_turn == [[tokens] for tokens in fresh * 2]
+
+
 @once
 def test_scores_that_are_soft_capped(generate: Generate, tiny_model: Model) -> None:
     """Raw tiles give the stock cache's tokens, which another cap changes."""

@@ -3,10 +3,14 @@
 from collections.abc import Iterator
 from typing import Any
 
-from vllm.config import VllmConfig
+from vllm.config import VllmConfig, set_current_vllm_config
 
 from kvarn.engine.backend import BACKENDS
 from kvarn.engine.errors import UnsupportedError
+from kvarn.format.layout import TILE_TOKENS
+
+WINDOW_TOKENS = TILE_TOKENS // 2
+"""Tokens that a page of a layer with a sliding window holds."""
 
 
 def settle_layers(config: VllmConfig) -> None:
@@ -17,6 +21,7 @@ def settle_layers(config: VllmConfig) -> None:
     """
     check_layers(config)
     _put_tiles_first(config)
+    _size_windows(config)
 
 
 def check_layers(config: VllmConfig) -> None:
@@ -57,3 +62,28 @@ def _put_tiles_first(config: VllmConfig) -> None:
     layers = config.compilation_config.static_forward_context
     for name in [name for name, layer in layers.items() if not _has_tiles(layer)]:
         layers[name] = layers.pop(name)
+
+
+def _size_windows(config: VllmConfig) -> None:
+    """Have a window's page hold :data:`WINDOW_TOKENS`, where the backends of such layers read it.
+
+    Of small pages, more fit into the block that the tiles need. Without being told, vLLM takes as
+    many tokens as a tile has, or half of them, by which layer comes first and by its backend.
+    """
+    windowed = [
+        layer
+        for layer in config.compilation_config.static_forward_context.values()
+        if getattr(layer, "sliding_window", None) and not _has_tiles(layer)
+    ]
+    with set_current_vllm_config(config):
+        fits = all(
+            layer.get_attn_backend().supports_block_size(WINDOW_TOKENS) for layer in windowed
+        )
+    if windowed and fits:
+        config.cache_config.skip_page_size_padded = max(map(_window_bytes, windowed))
+
+
+def _window_bytes(layer: Any) -> int:
+    element_bytes: int = layer.kv_cache_torch_dtype.itemsize
+    channels: int = layer.num_kv_heads * (layer.head_size + layer.head_size_v)
+    return WINDOW_TOKENS * channels * element_bytes

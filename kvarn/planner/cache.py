@@ -220,7 +220,8 @@ def _reach(kind: LayerKind, version: EngineVersion) -> Reach:
 def _tiled(shape: ModelShape, accelerator: Accelerator, found: Sequence[Layers]) -> CacheLayout:
     """Tiles in one group; tails and windows in as many as keep them within the tiles' block.
 
-    A window's page holds 128 tokens in the model's precision, as a tail's does.
+    In the model's precision, a tail's page holds as many tokens as a tile, and a window's page
+    half of them (`kvarn.engine.layers`).
     """
     (tiles,) = (layer for layer in found if layer.reach is Reach.ALL)
     raw_bytes = tail_bytes(
@@ -229,12 +230,16 @@ def _tiled(shape: ModelShape, accelerator: Accelerator, found: Sequence[Layers])
         element_bytes=shape.dtype_bytes,
     )
     tails = replace(tiles, reach=Reach.FIXED, page_bytes=raw_bytes)
-    windows = [replace(layer, page_bytes=raw_bytes) for layer in found if layer is not tiles]
+    windows = [
+        replace(layer, page_bytes=raw_bytes // 2, block_tokens=tiles.block_tokens // 2)
+        for layer in found
+        if layer is not tiles
+    ]
     block_bytes = max(tiles.count * tiles.page_bytes, raw_bytes)
     parts = tail_groups(tiles.count, packed_bytes=tiles.page_bytes, raw_bytes=raw_bytes)
     groups = [tiles, *_split(tails, parts)]
     for window in windows:
-        groups += _split(window, ceil_div(window.count, block_bytes // raw_bytes))
+        groups += _split(window, ceil_div(window.count, block_bytes // window.page_bytes))
     return CacheLayout(tuple(groups), block_bytes)
 
 

@@ -55,12 +55,17 @@ def test_a_tail_page_of_another_width_than_the_tiles(
 def test_layers_with_a_sliding_window_stay_out_of_the_format(
     generate: Generate, tiny_model: Model, host: Any
 ) -> None:
-    """Beside raw tiles, they make the stock cache's tokens, and a line of the log numbers them."""
+    """Beside raw tiles, they make the stock cache's tokens, and a line of the log numbers them.
+
+    Also from a prefix that both kinds of pages hold, which are of different lengths.
+    """
     layers = ["sliding_attention", "full_attention"] * 2
     model = tiny_model(model_type="gemma3_text", sliding_window=256, layer_types=layers)
-    tiles = {**RAW, "attention_backend": "KVARN"}
-    stock, raw = (generate([PROMPTS[:3]], model=model, **cache) for cache in ({}, tiles))
+    tiles = {**RAW, "attention_backend": "KVARN", "enable_prefix_caching": True}
+    twice = [PROMPTS[:3], PROMPTS[:3]]
+    stock, raw = (generate(twice, model=model, **cache) for cache in ({}, tiles))
     assert raw["tokens"] == stock["tokens"]
+    assert raw["cached"] == [[0, 0, 0], [256, 384, 384]]
     assert host.log.count("Layers 0, 2 stay out of kvarn_raw_g128") == 1
 
 

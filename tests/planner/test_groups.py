@@ -32,8 +32,12 @@ def _shapes() -> dict[str, ModelShape]:
 SHAPES = _shapes()
 
 
-def layout_of(shape: ModelShape) -> CacheLayout:
-    return cache_layout(shape, Accelerator.find("H200"), FORMATS["bf16"])
+TILED = ("google__gemma-2-2b-it", "google__gemma-3-1b-it", "Qwen__Qwen3-8B")
+"""Models of the tests' data that tiles serve, two of them with sliding windows."""
+
+
+def layout_of(shape: ModelShape, cache_format: str = "bf16") -> CacheLayout:
+    return cache_layout(shape, Accelerator.find("H200"), FORMATS[cache_format])
 
 
 def announced(shape: ModelShape) -> list[dict[str, Any]]:
@@ -47,31 +51,43 @@ def announced(shape: ModelShape) -> list[dict[str, Any]]:
     return [to_camel(kind) | page for kind in shape.kinds]
 
 
-@pytest.fixture(scope="module")
-def capacities() -> dict[str, dict[str, float]]:
+def capacities(asked: dict[str, list[dict[str, Any]]], *options: str) -> dict[str, Any]:
     """What vLLM makes of each model."""
-    asked = {model: announced(shape) for model, shape in SHAPES.items()}
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("referee.py"))],
+        [sys.executable, str(Path(__file__).with_name("referee.py")), *options],
         input=json.dumps(asked),
         capture_output=True,
         text=True,
         check=True,
     )
-    loaded: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
+    loaded: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return loaded
 
 
-@pytest.mark.parametrize("model", SHAPES)
-def test_blocks_and_tokens_are_those_of_vllm(
-    model: str, capacities: dict[str, dict[str, float]]
-) -> None:
-    layout = layout_of(SHAPES[model])
+@pytest.fixture(scope="module")
+def stock() -> dict[str, Any]:
+    return capacities({model: announced(shape) for model, shape in SHAPES.items()})
+
+
+@pytest.fixture(scope="module")
+def tiled() -> dict[str, Any]:
+    asked = {model: [to_camel(kind) for kind in SHAPES[model].kinds] for model in TILED}
+    return capacities(asked, "kvarn_k4v2_g128")
+
+
+def planned(layout: CacheLayout) -> dict[str, float]:
     taken = layout.request_blocks(LONGEST_TOKENS, in_flight_tokens=IN_FLIGHT_TOKENS)
     blocks = layout.blocks(CACHE_BYTES)
+    tokens = layout.reported_tokens(blocks, LONGEST_TOKENS, taken)
+    return {"blocks": blocks, "concurrency": blocks / taken, "tokens": tokens}
 
-    assert capacities[model] == {
-        "blocks": blocks,
-        "concurrency": blocks / taken,
-        "tokens": layout.reported_tokens(blocks, LONGEST_TOKENS, taken),
-    }
+
+@pytest.mark.parametrize("model", SHAPES)
+def test_blocks_and_tokens_are_those_of_vllm(model: str, stock: dict[str, Any]) -> None:
+    assert stock[model] == planned(layout_of(SHAPES[model]))
+
+
+@pytest.mark.parametrize("model", TILED)
+def test_so_are_they_under_a_format(model: str, tiled: dict[str, Any]) -> None:
+    """On a GPU, whose page for a window vLLM would choose by what layer comes first."""
+    assert tiled[model] == planned(layout_of(SHAPES[model], "kvarn_k4v2_g128"))

@@ -40,8 +40,14 @@ def skipped_layers(config: VllmConfig) -> list[int]:
 
 
 def attention_kinds(model: ModelConfig) -> list[str]:
-    """Kind of attention that the model names for each layer; empty when it names none."""
-    return list(getattr(model.hf_text_config, "layer_types", None) or ())
+    """Kind of attention of each layer, if the model names it; else empty.
+
+    Where windows are switched off, layers that name one attend to everything.
+    """
+    kinds = list(getattr(model.hf_text_config, "layer_types", None) or ())
+    if model.get_sliding_window():
+        return kinds
+    return ["full_attention" if kind == "sliding_attention" else kind for kind in kinds]
 
 
 def spans(numbers: Iterable[int]) -> str:

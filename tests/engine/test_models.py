@@ -69,6 +69,16 @@ def test_layers_with_a_sliding_window_stay_out_of_the_format(
     assert host.log.count("Layers 0, 2 stay out of kvarn_raw_g128") == 1
 
 
+def test_windows_that_are_switched_off_keep_no_layer_out_of_the_format(
+    host: Any, tiny_model: Model
+) -> None:
+    layers = ["sliding_attention", "full_attention"] * 2
+    model = tiny_model(model_type="gemma3_text", sliding_window=256, layer_types=layers)
+    status, lines = host.call("check", options=["--model", model, "--disable-sliding-window"])
+    assert status == 0
+    assert not [line for line in lines if line.startswith("left out")]
+
+
 @pytest.mark.parametrize("layers", [4, 8, 12])
 def test_a_window_in_pages_that_held_tiles(
     generate: Generate, tiny_model: Model, layers: int

@@ -48,6 +48,17 @@ def test_tiles_make_one_group_and_tails_as_many_as_fit_its_block() -> None:
     assert layout.request_blocks(8192, in_flight_tokens=8192) == 64 + tails
 
 
+def test_windows_beside_tiles_have_pages_of_64_tokens() -> None:
+    """gemma-2-2b: 13 layers of each kind, of whose windows five fit into a block of tiles."""
+    layout = cache_layout(real_shape("gemma-2-2b-it"), GPU, FORMATS["kvarn_k4v2_g128"])
+
+    tile = TileLayout(TILE_FORMATS["kvarn_k4v2_g128"], 256).tile_bytes
+    tail = tail_bytes(kv_heads=4, head_dim=256, element_bytes=2)
+    assert layout.block_bytes == 13 * 4 * tile
+    assert (layout.block_bytes // tail, layout.block_bytes // (tail // 2)) == (2, 5)
+    assert layout.request_blocks(8192, in_flight_tokens=2048) == 64 + 7 + 3 * (96 + 1)
+
+
 def test_fewer_heads_than_gpus_are_copied() -> None:
     shape = real_shape("Qwen2.5-0.5B")
     layouts = [

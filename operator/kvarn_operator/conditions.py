@@ -2,7 +2,8 @@
 
 ``Ready`` sums up: True once the present spec is rolled out and serves (or is of size 0, as with a
 Deployment), Unknown while it is being rolled out, False when nothing serves or a person has to act;
-``Stalled`` is there only in that last case. With ``observedGeneration`` in each, ``kubectl wait`` and kstatus need no further help.
+``Stalled`` is there only in that last case. With ``observedGeneration`` in each, ``kubectl wait``
+and kstatus need no further help.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

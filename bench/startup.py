@@ -20,6 +20,7 @@ from typing import Any
 
 import click
 
+from bench.ending import unwind_on_sigterm
 from bench.planner_refusal import refusals
 from kvarn.planner import FORMATS, Accelerator, Limits, Plan, plan, read_shape
 
@@ -116,7 +117,7 @@ def main(
     as_json: bool,
 ) -> None:
     """Set what vLLM measures on this machine beside the plan for MODELs, folders or config.json."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends vLLM too
+    unwind_on_sigterm()
     limits = Limits(max_model_tokens=max_model_len, max_sequences=max_num_seqs)
     line = "{model:<32} {format:<16} planned {planned:>12,}  measured {measured:>12,}  "
     for name, model in product(formats or list(FORMATS), models):

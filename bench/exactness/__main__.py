@@ -14,8 +14,6 @@ The status is 1 if something differs or a part has failed.
 """
 
 import json
-import signal
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -28,6 +26,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from bench.ending import unwind_on_sigterm
 from bench.exactness import process
 from bench.exactness.verdict import Verdict
 
@@ -51,7 +50,7 @@ NO_GPU = (
 )
 def main(parts: Sequence[str], file: Path | None, limit_seconds: float) -> None:
     """Compare runs token for token; the status is 1 if something differs."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the parts too
+    unwind_on_sigterm()
     if not torch.cuda.is_available():
         click.echo(NO_GPU, err=True)
     began = time.monotonic()

@@ -9,7 +9,6 @@ same FILE. The status is 1 if a format failed.
 """
 
 import json
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from bench.ending import unwind_on_sigterm
 from bench.serving import process, report
 from bench.serving.record import BASELINE, Record, Run
 from bench.serving.scenario import CELLS, REFERENCE, WORKLOADS, Cell, Scenario, Workload
@@ -120,7 +120,7 @@ def main(
     **options: Any,
 ) -> None:
     """Measure each model and format, and print the tables."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the engine too
+    unwind_on_sigterm()
     bench = Bench(
         scenario=scenario_of(**options),
         record=Record.read(path),

@@ -17,8 +17,7 @@ from rich.table import Table
 
 from bench.formats import plane, plot
 from bench.formats.data import data_sets
-from bench.quality.train import default_folder
-from hack.errors import Refusal
+from bench.quality.train import trained
 
 
 @click.command()
@@ -27,9 +26,7 @@ from hack.errors import Refusal
 @click.option("--svg", type=click.Path(path_type=Path), default=None, help="Draw the plane there.")
 def main(model: Path | None, as_json: bool, svg: Path | None) -> None:
     """Place every cache format on the plane of attention-output error against stored bits."""
-    folder = model or default_folder()
-    if not (folder / "model.safetensors").exists():
-        raise Refusal(f"No model lies in {folder}: run `python -m bench.quality.train`.")
+    folder = trained(model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = data_sets(folder, device)
     tables = {"the plane": plane.place(plane.contenders(), data)}

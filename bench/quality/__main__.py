@@ -28,8 +28,7 @@ from bench.quality.measure import (
     recall,
     surprise,
 )
-from bench.quality.train import default_folder
-from hack.errors import Refusal
+from bench.quality.train import trained
 from hack.progress import step
 
 QUICK = Sizes(
@@ -48,9 +47,7 @@ Row = dict[str, Any]
 @click.option("--quick", is_flag=True, help="Less of everything, for a CPU.")
 def main(model: Path | None, as_json: bool, out: Path | None, quick: bool) -> None:
     """Perplexity, needle recall and drift, bf16 against every cache format."""
-    folder = model or default_folder()
-    if not (folder / "model.safetensors").exists():
-        raise Refusal(f"No model lies in {folder}: run `python -m bench.quality.train`.")
+    folder = trained(model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     given = material(folder, device, QUICK if quick else Sizes())
     rows: list[Row] = []

@@ -26,6 +26,7 @@ from bench.quality import corpus
 from bench.quality.llama import Llama, Shape, save
 from bench.quality.recall import Needles, Tokens
 from hack import cache
+from hack.errors import Refusal
 from hack.progress import Step, step
 
 END = "<|end|>"
@@ -52,6 +53,18 @@ class Plan:
 def default_folder() -> Path:
     """Where the trained model lies unless told otherwise."""
     return cache.default().root / "models" / "quality"
+
+
+def trained(folder: Path | None) -> Path:
+    """`folder`, or the default one, in which the trained model lies.
+
+    Raises:
+        Refusal: none lies there.
+    """
+    folder = folder or default_folder()
+    if not (folder / "model.safetensors").exists():
+        raise Refusal(f"No model lies in {folder}: run `python -m bench.quality.train`.")
+    return folder
 
 
 def train(out: Path, texts: list[str], plan: Plan, device: torch.device) -> None:

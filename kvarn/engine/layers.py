@@ -7,10 +7,7 @@ from vllm.config import VllmConfig, set_current_vllm_config
 
 from kvarn.engine.backend import BACKENDS
 from kvarn.engine.errors import UnsupportedError
-from kvarn.format.layout import TILE_TOKENS
-
-WINDOW_TOKENS = TILE_TOKENS // 2
-"""Tokens that a page of a layer with a sliding window holds."""
+from kvarn.format.layout import WINDOW_TOKENS
 
 
 def settle_layers(config: VllmConfig) -> None:

@@ -208,6 +208,10 @@ def tail_bytes(*, kv_heads: int, head_dim: int, element_bytes: int) -> int:
     return TILE_TOKENS * kv_heads * 2 * head_dim * element_bytes
 
 
+WINDOW_TOKENS = TILE_TOKENS // 2
+"""Tokens of a layer with a sliding window in a page of it, as the model made them."""
+
+
 def tail_groups(layers: int, *, packed_bytes: int, raw_bytes: int) -> int:
     """In how many groups vLLM splits the tail pages: no more of them than fit a block of tiles.
 

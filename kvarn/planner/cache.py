@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from kvarn.format.layout import tail_bytes, tail_groups
+from kvarn.format.layout import TILE_TOKENS, WINDOW_TOKENS, tail_bytes, tail_groups
 from kvarn.planner.accelerators import Accelerator
 from kvarn.planner.formats import CacheFormat
 from kvarn.planner.layer_kind import LayerKind
@@ -221,7 +221,7 @@ def _tiled(shape: ModelShape, accelerator: Accelerator, found: Sequence[Layers])
     """Tiles in one group; tails and windows in as many as keep them within the tiles' block.
 
     In the model's precision, a tail's page holds as many tokens as a tile, and a window's page
-    half of them (`kvarn.engine.layers`).
+    `WINDOW_TOKENS`.
     """
     (tiles,) = (layer for layer in found if layer.reach is Reach.ALL)
     raw_bytes = tail_bytes(
@@ -231,7 +231,11 @@ def _tiled(shape: ModelShape, accelerator: Accelerator, found: Sequence[Layers])
     )
     tails = replace(tiles, reach=Reach.FIXED, page_bytes=raw_bytes)
     windows = [
-        replace(layer, page_bytes=raw_bytes // 2, block_tokens=tiles.block_tokens // 2)
+        replace(
+            layer,
+            page_bytes=raw_bytes * WINDOW_TOKENS // TILE_TOKENS,
+            block_tokens=WINDOW_TOKENS,
+        )
         for layer in found
         if layer is not tiles
     ]

@@ -18,12 +18,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.autoscaler import oracle, roofline, traces
+from bench.autoscaler import oracle, traces
 from bench.autoscaler.cluster import Setup
-from bench.autoscaler.compare import OURS, RIVALS, Scene, compare, scene
+from bench.autoscaler.compare import OURS, RIVALS, Scene, compare
 from bench.autoscaler.policies.fixed import Schedule
-from bench.autoscaler.summary import FLAP_SECONDS, Summary, Target
-from bench.autoscaler.variants import FILES, HOURS
+from bench.autoscaler.summary import FLAP_SECONDS, Summary
+from bench.autoscaler.variants import FILES, Variant, read_trace
 from bench.autoscaler.verdict import FEWER_HOURS, FEWER_VIOLATIONS, best_rival
 
 USES = tuple(use / 100 for use in range(40, 115, 5))
@@ -95,20 +95,15 @@ def main(folder: Path, *, as_json: bool) -> None:
     """Print both ways for each trace."""
     found: list[Reach] = []
     try:
-        for name, file in FILES.items():
-            found.extend(reach(name, _scene(folder / file, name)))
+        for name in FILES:
+            variant = Variant(name=name, requests=read_trace(folder, name))
+            found.extend(reach(name, variant.scene()))
     except traces.TraceError as error:
         raise click.ClickException(str(error)) from error
     if as_json:
         click.echo(json.dumps([_row(each) for each in found], indent=1))
     else:
         Console().print(_table(found))
-
-
-def _scene(path: Path, name: str) -> Scene:
-    requests = traces.read(path, name, hours=HOURS, rate=None, seed=0)
-    server = roofline.choose("auto", cache_format=roofline.KVARN, requests=requests)
-    return scene(requests, Setup(server=server), Target(step=server.step))
 
 
 def _row(found: Reach) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,7 +21,7 @@ from rich.table import Table
 
 from bench.autoscaler import roofline, settings, traces
 from bench.autoscaler.cluster import Setup
-from bench.autoscaler.compare import OURS, RIVALS, Result, compare, scene
+from bench.autoscaler.compare import OURS, RIVALS, Result, Scene, compare, scene
 from bench.autoscaler.requests import PREFIX_TOKENS, Request
 from bench.autoscaler.summary import Target
 from bench.autoscaler.verdict import Verdict, best_rival
@@ -54,11 +55,15 @@ class Variant:
     requests: Requests
     setup: Mapping[str, Any] = field(default_factory=dict)
 
-    def play(self, policies: Sequence[str]) -> dict[str, Result]:
-        """The results of `policies`."""
+    def scene(self) -> Scene:
+        """What serves them."""
         server = roofline.choose("auto", cache_format=roofline.KVARN, requests=self.requests)
         setup = Setup(server=server, **self.setup)
-        return compare(scene(self.requests, setup, Target(step=server.step)), policies)
+        return scene(self.requests, setup, Target(step=server.step))
+
+    def play(self, policies: Sequence[str]) -> dict[str, Result]:
+        """The results of `policies`."""
+        return compare(self.scene(), policies)
 
 
 def variants(folder: Path) -> Iterator[Variant]:
@@ -67,10 +72,17 @@ def variants(folder: Path) -> Iterator[Variant]:
     yield from _made_up()
 
 
-def _recorded(folder: Path) -> Iterator[Variant]:
-    def read(name: str, *, rate: float | None = None, seed: int = 0) -> Requests:
-        return traces.read(folder / FILES[name], name, hours=HOURS, rate=rate, seed=seed)
+def read_trace(folder: Path, name: str, *, rate: float | None = None, seed: int = 0) -> Requests:
+    """A trace as it is, or scaled to another mean rate.
 
+    Raises:
+        TraceError: it is not there.
+    """
+    return traces.read(folder / FILES[name], name, hours=HOURS, rate=rate, seed=seed)
+
+
+def _recorded(folder: Path) -> Iterator[Variant]:
+    read = partial(read_trace, folder)
     for name in ("azure", "mooncake"):
         whole = read(name)
         span = whole[-1].arrival

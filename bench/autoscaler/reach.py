@@ -2,8 +2,8 @@
 
 DIR holds the three traces. The future is planned for in many ways, each from the size that all
 autoscalers begin with and without a flap, as is asked of ours; of those that are late as rarely as
-the goal wants, the cheapest counts. Where that takes more than the goal allows, nobody reaches it
-who has to guess.
+the goal wants, the cheapest counts. Where that takes more than the goal allows, it is not to be
+expected of who has to guess. It is no proof: better plans may exist.
 """
 
 import json

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import product
 from pathlib import Path
 from shutil import copyfile
@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from bench.ending import unwind_on_sigterm
+from bench.ending import uninterrupted, unwind_on_sigterm
 from bench.planner_refusal import refusals
 from kvarn.planner import FORMATS, Accelerator, Limits, Plan, plan, read_shape
 
@@ -44,22 +44,22 @@ def measure(model: Path, made: Plan, *options: str) -> dict[str, Any]:
     """
     command = [sys.executable, str(REPORTER), "--model", str(model), "--skip-tokenizer-init"]
     eager = ("--enforce-eager",) if made.accelerator.is_cpu else ()
-    # A session of its own, so that the engine's processes end with it and free the device.
-    process = subprocess.Popen(
-        [*command, *eager, *options, *made.vllm_flags()],
-        env=os.environ | (CPU_ENVIRONMENT if made.accelerator.is_cpu else {}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, errors = process.communicate(timeout=START_SECONDS)
-    except subprocess.TimeoutExpired as error:
-        raise click.ClickException(f"vLLM did not start in {START_SECONDS} seconds") from error
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+    with ExitStack() as ending:
+        with uninterrupted():
+            # A session of its own, so that the engine's processes end with it and free the device.
+            process = subprocess.Popen(
+                [*command, *eager, *options, *made.vllm_flags()],
+                env=os.environ | (CPU_ENVIRONMENT if made.accelerator.is_cpu else {}),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+            ending.callback(_end, process)
+        try:
+            output, errors = process.communicate(timeout=START_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise click.ClickException(f"vLLM did not start in {START_SECONDS} seconds") from error
     if process.returncode:
         raise click.ClickException(f"vLLM did not start: {errors[-4000:]}")
     for line in filter(MEMORY.search, (output + errors).splitlines()):
@@ -95,6 +95,11 @@ def as_folder(model: Path) -> Iterator[Path]:
     with TemporaryDirectory() as folder:
         copyfile(model, Path(folder) / "config.json")
         yield Path(folder)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 @click.command()

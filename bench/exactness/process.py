@@ -13,6 +13,7 @@ from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
 
+from bench.ending import uninterrupted
 from bench.exactness.verdict import Verdict
 from kvarn.engine.diagnosis import diagnose
 
@@ -83,7 +84,8 @@ def run(
     running: list[_Part] = []
     try:
         for name in parts:
-            running.append(_Part(name, news))
+            with uninterrupted():
+                running.append(_Part(name, news))
             running[-1].deadline = time.monotonic() + limit_seconds
         while running:
             soonest = min(running, key=lambda part: part.deadline)

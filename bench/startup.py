@@ -7,11 +7,10 @@ and sets what it reports of its cache beside the plan. Needs the accelerator tha
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from shutil import copyfile
@@ -20,7 +19,7 @@ from typing import Any
 
 import click
 
-from bench.ending import uninterrupted, unwind_on_sigterm
+from bench.ending import started, unwind_on_sigterm
 from bench.planner_refusal import refusals
 from kvarn.planner import FORMATS, Accelerator, Limits, Plan, plan, read_shape
 
@@ -44,18 +43,12 @@ def measure(model: Path, made: Plan, *options: str) -> dict[str, Any]:
     """
     command = [sys.executable, str(REPORTER), "--model", str(model), "--skip-tokenizer-init"]
     eager = ("--enforce-eager",) if made.accelerator.is_cpu else ()
-    with ExitStack() as ending:
-        with uninterrupted():
-            # A session of its own, so that the engine's processes end with it and free the device.
-            process = subprocess.Popen(
-                [*command, *eager, *options, *made.vllm_flags()],
-                env=os.environ | (CPU_ENVIRONMENT if made.accelerator.is_cpu else {}),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
-            ending.callback(_end, process)
+    with started(
+        [*command, *eager, *options, *made.vllm_flags()],
+        env=os.environ | (CPU_ENVIRONMENT if made.accelerator.is_cpu else {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
         try:
             output, errors = process.communicate(timeout=START_SECONDS)
         except subprocess.TimeoutExpired as error:
@@ -95,11 +88,6 @@ def as_folder(model: Path) -> Iterator[Path]:
     with TemporaryDirectory() as folder:
         copyfile(model, Path(folder) / "config.json")
         yield Path(folder)
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 @click.command()

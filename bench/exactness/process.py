@@ -2,18 +2,16 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Generator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
 
-from bench.ending import uninterrupted
+from bench.ending import end, uninterrupted
 from bench.exactness.verdict import Verdict
 from kvarn.engine.diagnosis import diagnose
 
@@ -64,8 +62,7 @@ class _Part:
 
     def end(self) -> None:
         """End the child and all that it has started."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        end(self._process)
         self._process.wait()
 
 

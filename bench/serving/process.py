@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bench.ending import end, started
 from bench.serving.scenario import Scenario
 from kvarn.engine.diagnosis import diagnose
 
@@ -47,35 +47,22 @@ def measured(
     Raises:
         FailedError: there is no end; pieces that came before it hold.
     """
-    # A session of its own: a signal to the first process alone would leave the engine running.
-    process = subprocess.Popen(
-        CHILD,
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        text=True,
-        errors="replace",
-    )
-    late = threading.Event()
-    timer = threading.Timer(limit_seconds, _end, [process, late])
-    timer.start()
     given = {"model": str(model), "format": cache_format, "scenario": scenario.to_dict()}
-    try:
-        with process:
-            try:
-                yield from _pieces(process, json.dumps(given), log)
-            finally:
-                _end(process)
-    except FailedError:
-        if late.is_set():
-            raise FailedError(
-                f"It was not done after {limit_seconds:.0f} s; raise --limit or measure less."
-            ) from None
-        raise
-    finally:
-        timer.cancel()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with started(CHILD, cwd=ROOT, **pipes) as process:
+        late = threading.Event()
+        timer = threading.Timer(limit_seconds, _end_late, [process, late])
+        timer.start()
+        try:
+            yield from _pieces(process, json.dumps(given), log)
+        except FailedError:
+            if late.is_set():
+                raise FailedError(
+                    f"It was not done after {limit_seconds:.0f} s; raise --limit or measure less."
+                ) from None
+            raise
+        finally:
+            timer.cancel()
 
 
 def _pieces(process: "subprocess.Popen[str]", given: str, log: Path) -> Iterator[dict[str, Any]]:
@@ -97,11 +84,9 @@ def _pieces(process: "subprocess.Popen[str]", given: str, log: Path) -> Iterator
     raise FailedError(_cause(log, process.wait()))
 
 
-def _end(process: "subprocess.Popen[str]", late: threading.Event | None = None) -> None:
-    if late:
-        late.set()
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+def _end_late(process: "subprocess.Popen[str]", late: threading.Event) -> None:
+    late.set()
+    end(process)
 
 
 def _cause(log: Path, code: int) -> str:

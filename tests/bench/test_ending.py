@@ -23,8 +23,8 @@ wait
 """In place of a Python that runs vLLM: a process, and one that this has started."""
 CODE = """
 import sys
-from bench.{module} import main
 sys.executable = {server!r}
+from bench.{module} import main
 main({arguments!r})
 """
 PATIENCE_SECONDS = 60
@@ -35,6 +35,7 @@ PATIENCE_SECONDS = 60
     [
         ("exactness.__main__", ["raw"]),
         ("startup", ["bench/models/qwen3-8b.json", "--gpu", "H200", "--format", "bf16"]),
+        ("serving.__main__", ["--model", "qwen3-8b", "--format", "auto"]),
     ],
 )
 def test_sigterm_leaves_no_engine_behind(tmp_path: Path, module: str, arguments: list[str]) -> None:

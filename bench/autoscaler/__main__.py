@@ -20,6 +20,7 @@ from bench.autoscaler.compare import ORACLE, OURS, POLICIES, Result, Scene, comp
 from bench.autoscaler.summary import Target
 from bench.autoscaler.traces import TraceError
 from bench.autoscaler.verdict import best_rival, verdicts
+from bench.option_types import NOT_NEGATIVE, POSITIVE, FiniteRange
 from kvarn.planner import PlannerError
 
 ALL = (*POLICIES, ORACLE)
@@ -41,17 +42,25 @@ def _names(_context: click.Context, _option: click.Parameter, value: str) -> tup
 @click.option("--svg", type=click.Path(path_type=Path), help="Draw the run there.")
 @click.option("--gpu", default="auto", help="GPU of a server; auto: by the trace's lengths.")
 @click.option("--cache-format", default=roofline.KVARN, show_default=True)
-@click.option("--ttft-seconds", default=5.0, show_default=True, help="Never late before this.")
-@click.option("--startup-seconds", default=120.0, show_default=True, help="Until a server serves.")
-@click.option("--restart-minutes", type=click.FloatRange(min=1), help="Between restarts of ours.")
 @click.option(
-    "--hours",
-    type=click.FloatRange(min=0, min_open=True),
-    default=6.0,
+    "--ttft-seconds",
+    type=NOT_NEGATIVE,
+    default=5.0,
     show_default=True,
-    help="The longest span to take.",
+    help="Never late before this.",
 )
-@click.option("--rate", type=float, help="Mean requests per second to scale or thin to.")
+@click.option(
+    "--startup-seconds",
+    type=NOT_NEGATIVE,
+    default=120.0,
+    show_default=True,
+    help="Until a server serves.",
+)
+@click.option("--restart-minutes", type=FiniteRange(min=1), help="Between restarts of ours.")
+@click.option(
+    "--hours", type=POSITIVE, default=6.0, show_default=True, help="The longest span to take."
+)
+@click.option("--rate", type=POSITIVE, help="Mean requests per second to scale or thin to.")
 @click.option("--routing", type=click.Choice(["work", "random"]), default="work", show_default=True)
 @click.option("--seed", default=0, show_default=True, help="Of what is drawn.")
 def main(

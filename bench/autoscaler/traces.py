@@ -1,17 +1,19 @@
 """Readers of request traces; each gives requests in order of arrival, from second 0 on."""
 
 import csv
-import json
 import math
 import random
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
 from io import TextIOWrapper
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from bench.autoscaler.requests import Request
+from bench.autoscaler.trace_rows import AzureRow, MooncakeRow, ServeGenRow
 
 WINDOW_SECONDS = 600
 """Of ServeGen's rates."""
@@ -43,41 +45,45 @@ def read(
     draw = random.Random(seed)
     try:
         requests = FORMATS[trace_format](path, hours * 3600, rate, draw)
-    except (OSError, ValueError, KeyError, tarfile.TarError) as error:
-        raise TraceError(f"{path} is no {trace_format} trace ({error}).") from error
+    except (OSError, EOFError, ValueError, csv.Error, tarfile.TarError) as error:
+        cause = str(error).partition("\n")[0].rstrip(":")
+        raise TraceError(f"{path} is no {trace_format} trace ({cause}).") from error
     if not requests:
         raise TraceError(f"{path} has no requests.")
     return requests
 
 
 def _azure(path: Path, seconds: float, rate: float | None, draw: random.Random) -> list[Request]:
-    """``TIMESTAMP,ContextTokens,GeneratedTokens`` of AzurePublicDataset."""
+    """A CSV table of AzurePublicDataset."""
+    requests = []
     with path.open(newline="") as lines:
-        requests = [
-            Request(
-                arrival=datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp(),
-                prompt_tokens=max(int(row["ContextTokens"]), 1),
-                output_tokens=max(int(row["GeneratedTokens"]), 1),
-            )
-            for row in csv.DictReader(lines)
-        ]
+        rows = csv.DictReader(lines)
+        for row in rows:
+            with _told(rows.line_num):
+                requests.append(AzureRow.model_validate(row).request())
     return _cut(requests, seconds, rate, draw)
 
 
 def _mooncake(path: Path, seconds: float, rate: float | None, draw: random.Random) -> list[Request]:
-    """One JSON object a line: timestamp in ms, lengths, ids of the prompt's blocks."""
+    """JSON line by line."""
+    requests = []
     with path.open() as lines:
-        rows = [json.loads(line) for line in lines if line.strip()]
-    requests = [
-        Request(
-            arrival=row["timestamp"] / 1000,
-            prompt_tokens=max(row["input_length"], 1),
-            output_tokens=max(row["output_length"], 1),
-            prefix=tuple(row.get("hash_ids", ())),
-        )
-        for row in rows
-    ]
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                with _told(number):
+                    requests.append(MooncakeRow.model_validate_json(line).request())
     return _cut(requests, seconds, rate, draw)
+
+
+@contextmanager
+def _told(line: int) -> Iterator[None]:
+    """Say of a row that will not do in which line and column it stands."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ", ".join([f"line {line}", *map(str, first["loc"])])
+        raise ValueError(f"{place}: {first['msg']}") from error
 
 
 def _cut(
@@ -98,15 +104,20 @@ def _cut(
     ]
 
 
-Client = dict[int, tuple[float, float]]
-"""By the start of its window: mean rate, and coefficient of variation between arrivals."""
+Client = dict[int, ServeGenRow]
+"""How it sends, by the start of the window."""
+SILENT = ServeGenRow(start=0)
 
 
 def _servegen(path: Path, seconds: float, rate: float | None, draw: random.Random) -> list[Request]:
     """Rates of clients in windows: their sum swings through the day, each has its own bursts."""
     clients = list(_clients(path))
-    starts = _widest_swing(clients, round(seconds / WINDOW_SECONDS))
-    total = sum(client.get(start, (0.0, 0.0))[0] for client in clients for start in starts)
+    if not any(clients):
+        raise ValueError("no client has a window")
+    starts = _widest_swing(clients, max(round(seconds / WINDOW_SECONDS), 1))
+    total = sum(client.get(start, SILENT).rate for client in clients for start in starts)
+    if not total:
+        raise ValueError(f"no client sends anything in {len(starts)} windows")
     scale = (SERVEGEN_RATE if rate is None else rate) * len(starts) / total
     arrivals = sorted(
         at for client in clients for at in _arrivals(client, starts, scale=scale, draw=draw)
@@ -123,14 +134,20 @@ def _clients(path: Path) -> Iterator[Client]:
         for member in sorted(archive.getmembers(), key=lambda member: member.name):
             content = archive.extractfile(member)
             if content is not None and member.name.endswith(".csv"):
-                rows = csv.reader(TextIOWrapper(content))
-                yield {round(float(r[0])): (float(r[1] or 0), float(r[2] or 1)) for r in rows}
+                yield {round(row.start): row for row in _windows(TextIOWrapper(content))}
+
+
+def _windows(lines: Iterable[str]) -> Iterator[ServeGenRow]:
+    rows = csv.reader(lines)
+    for columns in rows:
+        with _told(rows.line_num):
+            yield ServeGenRow.of(columns)
 
 
 def _widest_swing(clients: Sequence[Client], windows: int) -> list[int]:
     """The consecutive windows, `windows` of them, that lead through the widest swing."""
     starts = sorted({start for client in clients for start in client})
-    totals = [sum(client.get(start, (0.0, 0.0))[0] for client in clients) for start in starts]
+    totals = [sum(client.get(start, SILENT).rate for client in clients) for start in starts]
     spans = [totals[i : i + windows] for i in range(max(len(totals) - windows + 1, 1))]
     first = max(range(len(spans)), key=lambda i: max(spans[i]) - min(spans[i]))
     return starts[first : first + windows]
@@ -145,12 +162,12 @@ def _arrivals(
     """
     at = 0.0
     while (index := int(at // WINDOW_SECONDS)) < len(starts):
-        mean, variation = client.get(starts[index], (0.0, 1.0))
-        if mean * scale <= 0:
+        window = client.get(starts[index], SILENT)
+        if window.rate * scale <= 0:
             at = (index + 1) * WINDOW_SECONDS
             continue
-        shape = 1 / max(variation, 0.05) ** 2
-        gap = draw.gammavariate(shape, 1 / shape) / (mean * scale)
+        shape = 1 / max(window.variation, 0.05) ** 2
+        gap = draw.gammavariate(shape, 1 / shape) / (window.rate * scale)
         end = (index + 1) * WINDOW_SECONDS
         if at + gap >= end:
             # A gap that leaves the window is drawn anew there: the next may be much busier.

@@ -20,6 +20,7 @@ import click
 from rich.console import Console
 
 from bench.ending import unwind_on_sigterm
+from bench.option_types import POSITIVE, FiniteRange
 from bench.serving import process, report
 from bench.serving.record import BASELINE, Record, Run
 from bench.serving.scenario import CELLS, REFERENCE, WORKLOADS, Cell, Scenario, Workload
@@ -104,11 +105,17 @@ def _argument(text: str) -> tuple[str, Any]:
     "--workload", "workloads", multiple=True, help="burst, documents, chat, IN+OUT or none."
 )
 @click.option("--cells", help="Sequences x context of decoding, as in 64x8k,8x1k; or none.")
-@click.option("--seconds", type=click.FloatRange(min=1), help="Of each window. [20; quick: 8]")
+@click.option("--seconds", type=FiniteRange(min=1), help="Of each window. [20; quick: 8]")
 @click.option("--quick", is_flag=True, help="One cell, one workload, short windows.")
 @click.option("--prefill/--no-prefill", default=True, help="Compute the first cell's prompts.")
 @click.option("--engine", multiple=True, help="NAME=VALUE, an argument of vLLM's engine.")
-@click.option("--limit", default=900.0, show_default=True, help="Seconds of one format at most.")
+@click.option(
+    "--limit",
+    type=POSITIVE,
+    default=900.0,
+    show_default=True,
+    help="Seconds of one format at most.",
+)
 @click.option("--logs", type=click.Path(path_type=Path), help="Folder of what vLLM prints.")
 def main(
     *,

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from bench import capacity, planner, planner_fit, startup
 from bench.autoscaler import __main__ as autoscaler
 from bench.formats import __main__ as formats
+from bench.serving import __main__ as serving
 from tests.planner.builders import CONFIGS
 
 RECORDS = CONFIGS.parent / "vllm-startup.jsonl"
@@ -29,6 +30,17 @@ CONFIG = str(capacity.SHAPES[0])
             ("--trace", str(RECORDS), "--format", "azure", "--hours", "0"),
             "'--hours': 0.0 is not in the range x>0",
         ),
+        *(
+            (
+                autoscaler.main,
+                ("--trace", str(RECORDS), "--format", "azure", option, number),
+                f"'{option}': {number} is no finite number",
+            )
+            for option in ("--hours", "--rate", "--startup-seconds", "--ttft-seconds")
+            for number in ("nan", "inf")
+        ),
+        (serving.main, ("--seconds", "nan"), "'--seconds': nan is no finite number"),
+        (serving.main, ("--limit", "0"), "'--limit': 0.0 is not in the range x>0"),
     ],
 )
 def test_an_argument_that_will_not_do(

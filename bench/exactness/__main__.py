@@ -29,6 +29,7 @@ from rich.table import Table
 from bench.ending import unwind_on_sigterm
 from bench.exactness import process
 from bench.exactness.verdict import Verdict
+from bench.option_types import POSITIVE
 
 PARTS = ("raw", "fast", "deep", "shallow")
 LIMIT_SECONDS = 150.0
@@ -44,6 +45,7 @@ NO_GPU = (
 @click.option(
     "--limit",
     "limit_seconds",
+    type=POSITIVE,
     default=LIMIT_SECONDS,
     show_default=True,
     help="Seconds for the start of an engine and the runs in it.",

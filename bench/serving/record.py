@@ -53,7 +53,7 @@ class Record:
             return cls({}, [])
         try:
             return cls.parse(path.read_text())
-        except (ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise Refusal(f"{path} is no record of this benchmark; name another file.") from error
 
     @classmethod

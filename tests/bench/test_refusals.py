@@ -9,6 +9,8 @@ from click.testing import CliRunner
 
 from bench import capacity, planner, planner_fit, startup
 from bench.autoscaler import __main__ as autoscaler
+from bench.autoscaler import calibrate_gpu
+from bench.exactness import __main__ as exactness
 from bench.formats import __main__ as formats
 from bench.serving import __main__ as serving
 from tests.planner.builders import CONFIGS
@@ -40,6 +42,8 @@ CONFIG = str(capacity.SHAPES[0])
             for number in ("nan", "inf")
         ),
         (serving.main, ("--seconds", "nan"), "'--seconds': nan is no finite number"),
+        (exactness.main, ("--limit", "nan"), "'--limit': nan is no finite number"),
+        (calibrate_gpu.main, (str(RECORDS.parent),), "is no record of this benchmark"),
         (serving.main, ("--limit", "0"), "'--limit': 0.0 is not in the range x>0"),
     ],
 )

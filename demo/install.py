@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import tarfile
 from pathlib import Path
 
@@ -10,11 +11,15 @@ from demo.cluster import Cluster
 from demo.kube import Kube, Manifest, read_manifests
 from demo.mirror import Mirror
 from hack import cache
+from hack.cluster.access import Access
 from hack.images.build import IMAGES
 from hack.progress import Step
 
 ROOT = Path(__file__).parents[1]
 CRDS = ROOT / "crds"
+EXAMPLE = ROOT / "manifests" / "example"
+PLACEHOLDER = re.compile(r"registry\.example/kvarn-([a-z-]+):[0-9.]+")
+"""What `EXAMPLE` calls an image."""
 OPERATOR_NAMESPACE = "kvarn-system"
 OPERATOR = "kvarn-operator"
 SECONDS = 180.0
@@ -28,12 +33,10 @@ UNPACK = (
 
 
 def install_operator(cluster: Cluster, kube: Kube, current: Step) -> None:
-    """Apply the CRD and `manifests/base`, and wait until the operator of this source runs."""
+    """Apply the CRD and an installation, and wait until the operator of this source runs."""
     kube.apply(*read_manifests(*(path.read_text() for path in sorted(CRDS.glob("*.yaml")))))
-    rendered = cluster.kubectl("kustomize", str(ROOT / "manifests" / "base"))
-    for image in IMAGES.values():
-        rendered = rendered.replace(image.name, cluster.access.image(image.name))
-    kube.apply(*read_manifests(rendered))
+    rendered = cluster.kubectl("kustomize", str(EXAMPLE))
+    kube.apply(*read_manifests(installation(rendered, cluster.access)))
     _tell_image(kube)
     with Mirror(kube, OPERATOR_NAMESPACE, ("Deployment", "Pod")) as mirror:
         mirror.until(
@@ -43,6 +46,11 @@ def install_operator(cluster: Cluster, kube: Kube, current: Step) -> None:
             tell=lambda mirror: setattr(current, "detail", view.pod_states(mirror.all("Pod"))),
         )
     current.detail = f"{OPERATOR_NAMESPACE}/{OPERATOR}"
+
+
+def installation(rendered: str, access: Access) -> str:
+    """The manifests of `EXAMPLE` with the images as the nodes of a cluster find them."""
+    return PLACEHOLDER.sub(lambda found: access.image(IMAGES[found[1]].name), rendered)
 
 
 def prepare_namespace(cluster: Cluster, kube: Kube, model: Path) -> None:

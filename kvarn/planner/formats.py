@@ -8,7 +8,7 @@ from kvarn.format.layout import FORMATS as TILE_FORMATS
 from kvarn.format.layout import HEAD_DIMS, TILE_TOKENS, TileLayout
 from kvarn.planner.accelerators import Accelerator
 from kvarn.planner.layer_kind import LayerKind
-from kvarn.planner.refusals import refuse_fp8, refuse_nothing, refuse_tiles
+from kvarn.planner.refusals import dtype_on, refuse_fp8, refuse_nothing, refuse_tiles
 from kvarn.planner.shape import ModelShape
 from kvarn.planner.version import EngineVersion
 
@@ -39,6 +39,13 @@ OPEN_TOKENS = TILE_TOKENS // 2
 NATIVE_CAPABILITY = 9.0
 """From where on tiles have kernels in CUDA C++."""
 
+ENGINE_CHOICE = "auto"
+"""vLLM's word for a cache in the model's precision, if neither checkpoint nor model says otherwise:
+see `CacheFormat.engine_dtype`."""
+SCHEMED = ("modelopt", "compressed-tensors")
+"""How quantisations begin whose checkpoints may bring an 8-bit cache, which vLLM takes them up on
+(`resolve_kv_cache_dtype_string`)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheFormat:
@@ -46,7 +53,7 @@ class CacheFormat:
 
     Attributes:
         name: as in the resource's `cache.format`.
-        kv_cache_dtype: vLLM's `--kv-cache-dtype`.
+        kv_cache_dtype: vLLM's `--kv-cache-dtype`, as a rule.
         kind_bytes: (shape, kind) -> bytes of one token for one KV head of one such layer.
         refusal: (shape, device, version) -> why this format cannot serve the model, empty if it
             can.
@@ -63,6 +70,19 @@ class CacheFormat:
     bandwidth_share: Callable[[Accelerator], float]
     layer_seconds: float
     tiled: bool
+
+    def engine_dtype(self, shape: ModelShape, device: Accelerator) -> str:
+        """The `--kv-cache-dtype` that gives the model this format.
+
+        In the model's precision, the type by its name where vLLM would take another by itself: that
+        of the checkpoint's scheme, or for sparse attention 8 bits (`GlmMoeDsaForCausalLM`).
+        Attention on a CPU takes no type by name.
+        """
+        sparse = any(kind.kind == "index" for kind in shape.kinds)
+        otherwise = shape.quantization.startswith(SCHEMED) or sparse
+        if self.kv_cache_dtype != ENGINE_CHOICE or device.is_cpu or not otherwise:
+            return self.kv_cache_dtype
+        return dtype_on(shape, device)
 
     def token_bytes(self, shape: ModelShape) -> int:
         """Bytes of one token for one KV head of one of the model's usual layers."""
@@ -129,7 +149,7 @@ def _tile_names() -> list[str]:
 FORMATS: dict[str, CacheFormat] = {
     cache_format.name: cache_format
     for cache_format in (
-        _plain("bf16", "auto", None, PLAIN_SHARE, 0.0),
+        _plain("bf16", ENGINE_CHOICE, None, PLAIN_SHARE, 0.0),
         _plain("fp8", "fp8", 1, FP8_SHARE, FP8_SECONDS),
         *map(_tiled, _tile_names()),
     )

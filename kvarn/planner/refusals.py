@@ -25,6 +25,12 @@ TILED_TRAITS = ("softcap",)
 """Those that the kernels for tiles have."""
 
 
+def dtype_on(shape: ModelShape, device: Accelerator) -> str:
+    """What vLLM computes in on the device: before Ampere there is no bfloat16."""
+    old = 0 < device.capability < OLDEST_CAPABILITY
+    return "float16" if old and shape.dtype == "bfloat16" else shape.dtype
+
+
 def refuse_nothing(_shape: ModelShape, _device: Accelerator, _version: EngineVersion) -> str:
     """A cache in the model's own precision serves every model."""
     return ""

@@ -19,7 +19,7 @@ from kvarn.planner.hf_config import (
     folder_config,
     shape_from_config,
 )
-from kvarn.planner.safetensors import Tensor, folder_weight_bytes, held_bytes
+from kvarn.planner.safetensors import Tensor, folder_weight_bytes, loaded_bytes
 
 if TYPE_CHECKING:
     from kvarn.planner.shape import ModelShape
@@ -40,7 +40,8 @@ def hub_shape(repository: str, revision: str | None = None) -> "ModelShape":
     dtype = computing_dtype(config)
     measured = folder_weight_bytes(path.parent, dtype)
     if measured is None:
-        measured = _remote_weight_bytes(repository, revision, dtype)
+        tensors = _remote_tensors(repository, revision)
+        measured = loaded_bytes(tensors, dtype, config) if tensors else None
     return shape_from_config(config, name=repository, weight_bytes=measured)
 
 
@@ -135,17 +136,16 @@ def _is_unauthorised(error: BaseException | None) -> bool:
     return False
 
 
-def _remote_weight_bytes(repository: str, revision: str | None, dtype: str) -> int | None:
-    """Bytes of the weights by ranged reads of their headers; None where that cannot be done."""
+def _remote_tensors(repository: str, revision: str | None) -> list[Tensor]:
+    """The weights' headers by ranged reads; empty where that cannot be done."""
     from huggingface_hub import errors, get_safetensors_metadata  # noqa: PLC0415
 
     try:
         metadata = get_safetensors_metadata(repository, revision=revision)
     except (OSError, errors.NotASafetensorsRepoError, errors.SafetensorsParsingError):
-        return None
-    tensors = [
-        Tensor(tensor.dtype, tuple(tensor.shape), tuple(tensor.data_offsets))
+        return []
+    return [
+        Tensor(name, tensor.dtype, tuple(tensor.shape), tuple(tensor.data_offsets))
         for file in metadata.files_metadata.values()
-        for tensor in file.tensors.values()
+        for name, tensor in file.tensors.items()
     ]
-    return held_bytes(tensors, dtype)

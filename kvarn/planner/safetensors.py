@@ -6,6 +6,7 @@ gives each tensor's `dtype`, `shape` and `data_offsets`.
 
 import json
 import operator
+import re
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,11 +17,16 @@ from typing import Any, BinaryIO
 from kvarn.planner.config_file import ConfigView, load_config
 from kvarn.planner.errors import ShapeError
 from kvarn.planner.shape import DTYPE_BYTES
+from kvarn.planner.towers import TOWERS
 
 LONGEST_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 
 FLOATS = ("F64", "F32", "F16", "BF16")
+
+_LAYER = re.compile(r"(?:model|language_model|backbone|\.)+layers\.(\d+)\.")
+_AHEAD = re.compile(r"(?:.+\.)?mtp(?:_layers)?\.")
+"""Modules that guess tokens ahead, which vLLM loads for speculation alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +34,20 @@ class Tensor:
     """A tensor's entry in a header.
 
     Attributes:
+        name: in the model.
         dtype: safetensors' name of its type.
         shape: its dimensions.
         data_offsets: where its bytes begin and end.
     """
 
+    name: str
     dtype: str
     shape: tuple[int, ...]
     data_offsets: tuple[int, ...]
 
 
 def folder_weight_bytes(folder: Path, dtype: str) -> int | None:
-    """Bytes of a folder's weights as vLLM holds them; None where it has no safetensors files.
+    """Bytes of a folder's weights that vLLM loads; None where it has no safetensors files.
 
     Raises:
         ShapeError: a file is damaged or missing.
@@ -58,7 +66,8 @@ def folder_weight_bytes(folder: Path, dtype: str) -> int | None:
         )
     if absent or not paths:
         return None
-    return held_bytes((tensor for path in paths for tensor in read_header(path)), dtype)
+    tensors = (tensor for path in paths for tensor in read_header(path))
+    return loaded_bytes(tensors, dtype, load_config(folder / "config.json"))
 
 
 def _file_names(index: Path) -> set[str]:
@@ -89,19 +98,44 @@ def _header(stream: BinaryIO) -> list[Tensor]:
         raise ValueError(f"its header claims {length} bytes")
     header = dict(json.loads(stream.read(length)))
     header.pop("__metadata__", None)
-    return [_tensor(entry) for entry in header.values()]
+    return [_tensor(name, entry) for name, entry in header.items()]
 
 
-def _tensor(entry: Mapping[str, Any]) -> Tensor:
+def _tensor(name: str, entry: Mapping[str, Any]) -> Tensor:
     begin, end = map(operator.index, entry["data_offsets"])
-    return Tensor(entry["dtype"], tuple(map(operator.index, entry["shape"])), (begin, end))
+    return Tensor(name, entry["dtype"], tuple(map(operator.index, entry["shape"])), (begin, end))
 
 
-def held_bytes(tensors: Iterable[Tensor], dtype: str) -> int:
-    """Bytes in memory: vLLM casts floating-point numbers to `dtype`; codes stay as they are."""
-    return sum(
-        prod(tensor.shape) * DTYPE_BYTES[dtype]
-        if tensor.dtype in FLOATS
-        else tensor.data_offsets[1] - tensor.data_offsets[0]
-        for tensor in tensors
-    )
+def loaded_bytes(tensors: Iterable[Tensor], dtype: str, config: Mapping[str, Any]) -> int:
+    """Bytes of the tensors that vLLM loads for a model with `config`.
+
+    It casts floating-point numbers to `dtype`; codes stay as they are.
+
+    Raises:
+        ShapeError: the config's number of layers is none.
+    """
+    layers = _layer_count(config)
+    return sum(_held_bytes(each, dtype) for each in tensors if _is_loaded(each.name, layers))
+
+
+def _held_bytes(tensor: Tensor, dtype: str) -> int:
+    if tensor.dtype in FLOATS:
+        return prod(tensor.shape) * DTYPE_BYTES[dtype]
+    return tensor.data_offsets[1] - tensor.data_offsets[0]
+
+
+def _is_loaded(name: str, layers: int) -> bool:
+    """Whether a tensor is none of a module that guesses tokens ahead.
+
+    Some models number these on, after the last layer (`get_spec_layer_idx_from_weight_name`).
+    """
+    layer = _LAYER.match(name)
+    beyond = layer is not None and layers and int(layer[1]) >= layers
+    return not (beyond or _AHEAD.match(name))
+
+
+def _layer_count(config: Mapping[str, Any]) -> int:
+    """Layers of the language model, which may be a part of the whole; 0 where it is not said."""
+    parts = [part for key, part in config.items() if key not in TOWERS and isinstance(part, dict)]
+    counts = (ConfigView(part).count("num_hidden_layers") for part in (config, *parts))
+    return next(filter(None, counts), 0)

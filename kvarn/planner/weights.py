@@ -19,17 +19,21 @@ class Weights:
     Attributes:
         total_bytes: all of them.
         expert_bytes: those in routed experts.
+        added_bytes: those that no file has: copies that latent attention keeps, and what fills
+            experts up.
         active_parameters: numbers in the matrices that a token is multiplied with.
         quantization: vLLM's name of the method; empty for plain weights.
     """
 
     total_bytes: int
     expert_bytes: int
+    added_bytes: int
     active_parameters: int
     quantization: str
 
-    def measured(self, total_bytes: int) -> "Weights":
-        """The same for weights whose files have `total_bytes`."""
+    def measured(self, file_bytes: int) -> "Weights":
+        """The same for weights whose files have `file_bytes`."""
+        total_bytes = file_bytes + self.added_bytes
         expert_bytes = self.expert_bytes * total_bytes // self.total_bytes
         return replace(self, total_bytes=total_bytes, expert_bytes=expert_bytes)
 
@@ -59,15 +63,18 @@ def computed_weights(model: Description, stored: WeightFormat) -> Weights:
     view = ConfigView(model.text)
     found = count_parameters(view, model.family, model.mixers, tied=model.tied)
     towers = tower_parameters(model.config, view.integer("hidden_size", "n_embd"))
-    plain = found.others + found.absorbed + towers
+    plain = (found.others + towers) * model.dtype_bytes
     parts = {
         part: round(count * _bits(stored, part, model.dtype_bytes) / 8)
         for part, count in found.matrices.items()
     }
-    parts[EXPERTS] = round(parts.get(EXPERTS, 0) * _filling(found, stored))
+    routed = parts.get(EXPERTS, 0)
+    filling = round(routed * _filling(found, stored)) - routed
+    added = filling + found.absorbed * model.dtype_bytes
     return Weights(
-        total_bytes=sum(parts.values()) + plain * model.dtype_bytes,
-        expert_bytes=parts[EXPERTS],
+        total_bytes=sum(parts.values()) + plain + added,
+        expert_bytes=routed + filling,
+        added_bytes=added,
         active_parameters=_active(found, view),
         quantization=stored.name,
     )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kvarn.planner import ShapeError, read_shape
+from kvarn.planner.accelerators import GIB
 from tests.planner.builders import real_config
 
 
@@ -101,3 +102,63 @@ def test_a_damaged_file_is_named(data: bytes, folder: Path) -> None:
 
     with pytest.raises(ShapeError, match=r"model\.safetensors is no whole safetensors file"):
         read_shape(folder)
+
+
+def test_experts_in_mxfp4_are_filled_up_in_memory_whatever_their_files_have(tmp_path: Path) -> None:
+    """Two recorded starts took 64.38 and 65.97 GiB; the files have 60.77."""
+    config = real_config("gpt-oss-120b")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    layers, experts, hidden = 36, 128, 2880
+    codes, scales = 3 * hidden * hidden // 2, 3 * hidden * hidden // 32
+    biases, attention, embedding = 4 * hidden, 2 * hidden * (4096 + 512), 2 * hidden * 201088
+    write_weights(
+        tmp_path / "model.safetensors",
+        **{
+            f"model.layers.{layer}.mlp.experts": ("U8", [1], experts * (codes + scales))
+            for layer in range(layers)
+        },
+        others=("BF16", [layers * (experts * biases // 2 + attention) + embedding], 0),
+    )
+
+    measured, computed = read_shape(tmp_path), read_shape(config)
+    assert measured.weight_bytes == pytest.approx(computed.weight_bytes, rel=0.002)
+    assert measured.expert_bytes == pytest.approx(computed.expert_bytes, rel=0.002)
+    assert 64.3 < measured.weight_bytes / GIB < 66
+
+
+def test_latent_attention_keeps_copies_that_no_file_has(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(real_config("DeepSeek-V2-Lite")))
+    write_weights(tmp_path / "model.safetensors", a=("BF16", [10**9], 2 * 10**9))
+    layers, heads, rank, nope, value = 27, 16, 512, 128, 128
+
+    copies = 2 * layers * heads * rank * (nope + value)
+    assert read_shape(tmp_path).weight_bytes == 2 * 10**9 + copies
+
+
+@pytest.mark.parametrize(
+    ("name", "held"),
+    [
+        ("model.layers.35.mlp.up_proj.weight", True),
+        ("model.layers.36.mlp.up_proj.weight", False),
+        ("model.language_model.layers.36.mlp.up_proj.weight", False),
+        ("visual.layers.36.mlp.weight", True),
+        ("mtp.layers.0.mlp.up_proj.weight", False),
+        ("model.mtp_layers.0.mlp.up_proj.weight", False),
+        ("model.embed_tokens.weight", True),
+    ],
+)
+def test_layers_that_guess_tokens_ahead_are_not_loaded(
+    name: str, *, held: bool, folder: Path
+) -> None:
+    write_weights(folder / "model.safetensors", a=("BF16", [4], 8), **{name: ("BF16", [6], 12)})
+
+    assert read_shape(folder).weight_bytes == (20 if held else 8)
+
+
+def test_the_language_model_s_layers_count_where_it_is_a_part(folder: Path) -> None:
+    config = {"text_config": real_config("Qwen3-8B"), "vision_config": {"num_hidden_layers": 99}}
+    (folder / "config.json").write_text(json.dumps(config))
+    guess = {"model.layers.36.a": ("BF16", [6], 12)}
+    write_weights(folder / "model.safetensors", a=("BF16", [4], 8), **guess)
+
+    assert read_shape(folder).weight_bytes == 8

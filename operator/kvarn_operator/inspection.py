@@ -1,6 +1,6 @@
 """The inspection of a model: a short Job in the serving image that prints the model's shape."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,8 @@ from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.api.status import InspectedModel, InspectionFailure
 from kvarn_operator.config import Config
 from kvarn_operator.observe import INSPECTION, Failure, Manifest, Observed, Pod, digest, json_object
-from kvarn_operator.planning import Unplanned
+from kvarn_operator.overlay import merge
+from kvarn_operator.planning import Unplanned, product
 from kvarn_operator.pods import (
     container_security,
     hub_environment,
@@ -29,6 +30,16 @@ DEADLINE_SECONDS = 600
 KEEP_SECONDS = 300
 """How long a finished Job stays, to be looked at; a failed one is tried again afterwards."""
 TERMINATION_LOG = "/dev/termination-log"
+PLACEMENT = (
+    "imagePullSecrets",
+    "nodeSelector",
+    "runtimeClassName",
+    "serviceAccountName",
+    "tolerations",
+)
+"""What holds for the Job too of the overlay on the servers' pods. Neither their scheduler nor their
+priority does: it takes no accelerator, and displaces nobody.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,26 +96,48 @@ def job_name(target: KVarNDeployment, config: Config) -> str:
     return f"{target.metadata.name}-inspect-{by[:8]}"
 
 
-def job(target: KVarNDeployment, config: Config) -> Manifest:
-    """The Job."""
+def job(target: KVarNDeployment, config: Config, products: Collection[str]) -> Manifest:
+    """The Job, on the nodes that the servers will be on.
+
+    Args:
+        target: the resource.
+        config: the operator's settings.
+        products: of the cluster's GPUs, if `planning.needs_product`.
+
+    Raises:
+        planner.AcceleratorError: it is not known which nodes those are.
+    """
+    own = labels(target, component=INSPECTION)
+    base = {"spec": _pod(target, config, product(target, products))}
+    template = merge(merge(base, _overlay(target)), {"metadata": {"labels": own}})
     spec = {
         "backoffLimit": 1,
         "activeDeadlineSeconds": DEADLINE_SECONDS,
         "ttlSecondsAfterFinished": KEEP_SECONDS,
-        "template": {
-            "metadata": {"labels": labels(target, component=INSPECTION)},
-            "spec": _pod(target, config),
-        },
+        "template": template,
     }
+    head = metadata(target, name=job_name(target, config), component=INSPECTION)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": metadata(target, name=job_name(target, config), component=INSPECTION),
+        "metadata": head | {"labels": template["metadata"]["labels"]},
         "spec": spec,
     }
 
 
-def _pod(target: KVarNDeployment, config: Config) -> Manifest:
+def _overlay(target: KVarNDeployment) -> Manifest:
+    """What holds for the Job too of the overlay on the servers' pods."""
+    overlay = target.spec.pod_template or {}
+    head, spec = overlay.get("metadata", {}), overlay.get("spec", {})
+    placement = {key: spec[key] for key in PLACEMENT if key in spec}
+    # It need not keep away from pods, as servers may from each other.
+    if nodes := (spec.get("affinity") or {}).get("nodeAffinity"):
+        placement["affinity"] = {"nodeAffinity": nodes}
+    known = {key: head[key] for key in ("labels", "annotations") if key in head}
+    return {"metadata": known, "spec": placement}
+
+
+def _pod(target: KVarNDeployment, config: Config, gpu: str) -> Manifest:
     source = Source.parse(target.spec.model.source)
     revision = target.spec.model.revision
     hub = f"hf://{source.place}" + (f"@{revision}" if revision else "")
@@ -128,21 +161,15 @@ def _pod(target: KVarNDeployment, config: Config) -> Manifest:
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": mounts(source),
     }
-    placement = {
-        key: value
-        for key, value in (target.spec.pod_template or {}).get("spec", {}).items()
-        if key in {"imagePullSecrets", "nodeSelector", "serviceAccountName", "tolerations"}
-    }
     return {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": pod_security(),
-        "nodeSelector": node_selector(target.spec.accelerator.product),
+        "nodeSelector": node_selector(gpu),
         "tolerations": tolerations(target),
         "volumes": volumes(target, source),
         "containers": [container],
-        **placement,
     }
 
 

@@ -66,6 +66,24 @@ def needs_product(spec: Spec) -> bool:
     )
 
 
+def product(target: KVarNDeployment, products: Collection[str]) -> str:
+    """The product that pods must land on; empty where none was asked for and memory is stated.
+
+    Raises:
+        planner.AcceleratorError: it has to be stated.
+    """
+    spec = target.spec
+    if not needs_product(spec):
+        return spec.accelerator.product or ""
+    # Nodes that come and go must not unsettle what runs already.
+    planned = target.status.plan
+    if planned is not None and (planned.accelerator in products or _is_gpu(planned.accelerator)):
+        return planned.accelerator
+    if len(products) != 1:
+        raise planner.AcceleratorError("UnknownAccelerator", _ask_for_product(products))
+    return next(iter(products))
+
+
 def plan(
     target: KVarNDeployment,
     shape: planner.ModelShape,
@@ -87,8 +105,8 @@ def plan(
     """
     spec = target.spec
     try:
-        product = _product(target, products)
-        accelerator = _accelerator(spec, product)
+        gpu = product(target, products)
+        accelerator = _accelerator(spec, gpu)
         key = _lesson_key(spec, shape, accelerator, image)
         basis = _basis(spec, key)
         known = lesson or learning.standing(target.status, key=key, basis=basis, others=lessons)
@@ -102,7 +120,7 @@ def plan(
         )
     except planner.PlannerError as error:
         return Unplanned(reason=error.reason, message=error.message)
-    return Planned(plan=result, shape=shape, product=product, lesson=known, basis=basis)
+    return Planned(plan=result, shape=shape, product=gpu, lesson=known, basis=basis)
 
 
 def _lesson_key(
@@ -152,20 +170,6 @@ def cpu_memory_bytes(spec: Spec) -> int:
     """Memory of a pod without accelerators: its limit, as stated, or the planner's default."""
     stated = spec.engine.resources.limits.get("memory") or spec.accelerator.memory
     return memory_bytes(stated) if stated else planner.Accelerator.cpu().memory_bytes
-
-
-def _product(target: KVarNDeployment, products: Collection[str]) -> str:
-    """The product that pods must land on; empty where none was asked for and memory is stated."""
-    spec = target.spec
-    if not needs_product(spec):
-        return spec.accelerator.product or ""
-    # Nodes that come and go must not unsettle what runs already.
-    planned = target.status.plan
-    if planned is not None and (planned.accelerator in products or _is_gpu(planned.accelerator)):
-        return planned.accelerator
-    if len(products) != 1:
-        raise planner.AcceleratorError("UnknownAccelerator", _ask_for_product(products))
-    return next(iter(products))
 
 
 def _is_gpu(name: str) -> bool:

@@ -176,8 +176,8 @@ class Reconciler:
                 runs = image(target, self.config)
                 outcome = retries.plan(target, observed, finding.shape, products, image=runs)
             if finding.wants_job:
-                await self.api.apply(inspection.job(target, self.config))
-        except planner.ShapeError as error:
+                await self.api.apply(inspection.job(target, self.config, products))
+        except planner.PlannerError as error:
             outcome = Unplanned(reason=error.reason, message=error.message)
         except RefusedError as error:
             # What is known of the model holds, though no other image may read it.

@@ -1,13 +1,14 @@
 """What is known of a model, and when a Job has to find out."""
 
 import json
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from kvarn.planner import ModelShape, ShapeError
-from kvarn_operator import inspection
+from kvarn.planner import AcceleratorError, ModelShape, ShapeError
+from kvarn_operator import inspection, pods
 from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.config import Config
 from kvarn_operator.inspection import Finding
@@ -162,18 +163,67 @@ def test_a_failure_stands_until_the_next_try_has_ended() -> None:
 def test_a_hub_model_is_named_with_its_revision() -> None:
     model = {"source": "hf://org/name", "revision": "v2", "tokenSecret": {"name": "hub"}}
 
-    (container,) = inspection.job(target(model=model), CONFIG)["spec"]["template"]["spec"][
-        "containers"
-    ]
+    (container,) = job_of(target(model=model))["spec"]["template"]["spec"]["containers"]
 
     assert container["args"] == ["hf://org/name@v2"]
     assert "HF_TOKEN" in {variable["name"] for variable in container["env"]}
 
 
-def test_placement_of_the_overlay_holds_for_the_job_too() -> None:
-    overlay = {"spec": {"nodeSelector": {"disk": "fast"}, "priorityClassName": "high"}}
+def job_of(of: KVarNDeployment, *, products: Collection[str] = ()) -> dict[str, Any]:
+    """The Job, where the cluster has these GPU products."""
+    return inspection.job(of, CONFIG, products)
 
-    pod = inspection.job(target(podTemplate=overlay), CONFIG)["spec"]["template"]["spec"]
 
-    assert pod["nodeSelector"] == {"disk": "fast"}
-    assert "priorityClassName" not in pod
+def pod_of(overlay: dict[str, Any], **spec: Any) -> dict[str, Any]:
+    """The Job's pod template of a resource with this overlay."""
+    made: dict[str, Any] = job_of(target(podTemplate=overlay, **spec))["spec"]["template"]
+    return made
+
+
+ON_NODES = {"model": {"source": "host:///models/qwen"}, "accelerator": {}}
+H100, H200 = "NVIDIA-H100-80GB-HBM3", "NVIDIA-H200"
+
+
+def test_the_job_goes_where_the_servers_will() -> None:
+    """The folder of a node need not be on any other."""
+    made = job_of(target(**ON_NODES), products={H100})
+
+    assert made["spec"]["template"]["spec"]["nodeSelector"] == {"nvidia.com/gpu.product": H100}
+
+
+def test_where_the_servers_will_go_is_asked_before_the_job_goes_anywhere() -> None:
+    with pytest.raises(AcceleratorError, match=r"give accelerator\.product"):
+        job_of(target(**ON_NODES), products={H100, H200})
+
+
+def test_placement_of_the_overlay_holds_for_the_job_as_for_the_servers() -> None:
+    on_gpu = {"accelerator": {"product": H100}}
+    overlay = {"nodeSelector": {"disk": "fast"}, "runtimeClassName": "kata"}
+
+    spec = pod_of({"spec": overlay | {"priorityClassName": "high"}}, **on_gpu)["spec"]
+
+    assert spec["nodeSelector"] == {"nvidia.com/gpu.product": H100, "disk": "fast"}
+    assert spec["runtimeClassName"] == "kata"
+    assert "priorityClassName" not in spec
+
+
+def test_the_job_is_on_the_servers_nodes_and_not_kept_apart_from_them() -> None:
+    nodes, apart = {"nodeAffinity": {"x": 1}}, {"podAntiAffinity": {"y": 2}}
+
+    assert pod_of({"spec": {"affinity": nodes | apart}})["spec"]["affinity"] == nodes
+    assert "affinity" not in pod_of({"spec": {"affinity": apart}})["spec"]
+    assert "affinity" not in pod_of({"spec": {"affinity": None}})["spec"]
+
+
+def test_policies_and_queues_know_the_job_by_the_overlays_labels_and_annotations() -> None:
+    labels = {"kueue.x-k8s.io/queue-name": "q", "app.kubernetes.io/component": "stolen"}
+    annotations = {"sidecar.istio.io/inject": "false"}
+    of = target(podTemplate={"metadata": {"labels": labels, "annotations": annotations}})
+
+    made = job_of(of)
+
+    ours = pods.labels(of, component=INSPECTION)
+    for metadata in (made["metadata"], made["spec"]["template"]["metadata"]):
+        assert metadata["labels"] == {"kueue.x-k8s.io/queue-name": "q"} | ours
+    assert made["spec"]["template"]["metadata"]["annotations"] == annotations
+    assert made["metadata"]["ownerReferences"]

@@ -22,6 +22,10 @@ CHOSEN_KEYS = (
     "moe_top_k",
 )
 
+_SPARSE = {"E", "moe"}
+_DENSE = {"-", "mlp"}
+"""Layers of their own that have experts, or an MLP, and mix no tokens (Nemotron-H)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feedforward:
@@ -46,6 +50,8 @@ class Feedforward:
 
 def experts(view: ConfigView) -> int:
     """How many experts a layer has; 0 for a dense model."""
+    if (own := _own_layers(view)) and not _SPARSE & set(own):
+        return 0
     return max(view.count(key) for key in EXPERT_KEYS)
 
 
@@ -73,7 +79,7 @@ def feedforwards(view: ConfigView, count: int) -> Iterator[Feedforward]:
         yield from _searched(view)
         return
     sparse = sum(_is_sparse(view, layer) for layer in range(count)) if experts(view) else 0
-    alone = sum(name in ("M", "*", "mamba", "attention") for name in _own_layers(view))
+    alone = sum(name not in _SPARSE | _DENSE for name in _own_layers(view))
     if sparse:
         yield _experts(view, sparse)
     if dense := count - sparse - alone:
@@ -120,13 +126,13 @@ def _own_layers(view: ConfigView) -> Sequence[str]:
     if letters := view.word("hybrid_override_pattern"):
         return letters
     names = tuple(map(str, view.sequence("layers_block_type")))
-    return names if {"moe", "mlp"} & set(names) else ()
+    return names if (_SPARSE | _DENSE) & set(names) else ()
 
 
 def _is_sparse(view: ConfigView, layer: int) -> bool:
     """Whether layer `layer`, counted from 0, has experts."""
     if own := _own_layers(view):
-        return own[layer] in ("E", "moe")
+        return own[layer] in _SPARSE
     if named := view.entry("mlp_layer_types", layer):
         return bool(named == "sparse")
     if (flag := view.entry("moe_layer_freq", layer)) is not None:

@@ -1,6 +1,7 @@
 """Which mixer each layer has: attention of some reach, latent attention, or a recurrence."""
 
 from collections.abc import Iterator
+from typing import NoReturn
 
 from kvarn.planner.config_file import ConfigView
 from kvarn.planner.errors import ShapeError
@@ -29,11 +30,13 @@ _NAMES = {
     "attention": FULL,
     "sliding_attention": WINDOW,
     "chunked_attention": CHUNK,
-    "linear_attention": DELTA,
-    "mamba": MAMBA,
     "moe": NONE,
     "mlp": NONE,
 }
+_INDEXED = ("indexed_attention", "deepseek_sparse_attention")
+"""Attention to the whole context that chooses tokens by an index."""
+_RECURRENCES = ("linear_attention", "mamba")
+"""Names of any recurrence: transformers 5 calls Mamba layers `linear_attention` too."""
 _LETTERS = {"M": MAMBA, "*": FULL, "-": NONE, "E": NONE}
 """Of `hybrid_override_pattern` (Nemotron-H)."""
 MOST_LAYERS = 4096
@@ -73,15 +76,42 @@ def _count(view: ConfigView) -> int:
 
 def _by_pattern(view: ConfigView) -> tuple[str, ...]:
     letters = view.word("hybrid_override_pattern")
-    return tuple(_LETTERS.get(letter, FULL) for letter in letters)
+    return tuple(_LETTERS.get(letter) or _unknown(view, letter) for letter in letters)
 
 
 def _by_name(view: ConfigView) -> tuple[str, ...]:
     names = view.sequence("layers_block_type") or view.sequence("layer_types")
-    known = tuple(_NAMES.get(str(name), FULL) for name in names)
+    known = tuple(_named(view, str(name)) for name in names)
     if _window(view) and view.flag("use_sliding_window", default=True):
         return known
     return tuple(FULL if name == WINDOW else name for name in known)
+
+
+def _named(view: ConfigView, name: str) -> str:
+    if name in _RECURRENCES:
+        return _recurrence(view) or _unknown(view, name)
+    if name in _INDEXED and "index_topk" in view:
+        return FULL
+    return _NAMES.get(name) or _unknown(view, name)
+
+
+def _recurrence(view: ConfigView) -> str:
+    """The recurrence that the config's keys describe; empty where they describe none."""
+    if "linear_attn_config" in view:
+        return KIMI
+    if "linear_num_value_heads" in view:
+        return DELTA
+    if "ssm_state_size" in view or "mamba_d_state" in view:
+        return MAMBA
+    return ""
+
+
+def _unknown(view: ConfigView, name: str) -> NoReturn:
+    raise ShapeError(
+        "UnknownLayer",
+        f"{view.word('model_type')} has layers of the kind {name!r}, which is not planned for;"
+        " state layerKinds in the shape, or leave the context to vLLM with --max-model-len auto.",
+    )
 
 
 def _by_number(view: ConfigView) -> tuple[str, ...]:

@@ -1,14 +1,29 @@
 """Layers with one kind of cache: the widths of their mixers, read from the config."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from kvarn.planner import layers
 from kvarn.planner.config_file import ConfigView
+from kvarn.planner.errors import ShapeError
 from kvarn.planner.layer_kind import LayerKind
 
 INDEX_BLOCK = 128
 """Numbers of a sparse-attention index that share one 4-byte scale (DeepSeek V3.2)."""
+BY_REACH = {
+    layers.FULL: {
+        "head_dim": "global_head_dim",
+        "num_key_value_heads": "num_global_key_value_heads",
+    },
+    layers.WINDOW: {
+        "head_dim": "swa_head_dim",
+        "num_attention_heads": "swa_num_attention_heads",
+        "num_key_value_heads": "swa_num_key_value_heads",
+    },
+}
+"""Widths that attention of one reach may have of its own, and the keys that state them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +62,29 @@ def heads(view: ConfigView, mixer: str = layers.FULL) -> Heads:
         width = view.integer("global_head_dim", default=width)
         value = view.integer("v_head_dim", default=width)
     return Heads(queries=queries, keys=keys, key_dim=width, value_dim=value)
+
+
+def by_reach(text: Mapping[str, Any], mixers: tuple[str, ...]) -> dict[str, Any]:
+    """A config whose `per_layer_config` (transformers 5) is said by the keys of `BY_REACH`.
+
+    Raises:
+        ShapeError: layers of one reach differ, or in more than `BY_REACH` has.
+    """
+    stated = ConfigView(text).mapping("per_layer_config")
+    own = {str(layer).lstrip("0") or "0": changes for layer, changes in stated.items()}
+    widths: dict[str, Any] = {}
+    for reach in sorted(set(mixers)):
+        here = [own.get(str(layer)) or {} for layer, mixer in enumerate(mixers) if mixer == reach]
+        names, first = BY_REACH.get(reach, {}), here[0]
+        alike = isinstance(first, dict) and all(changes == first for changes in here)
+        if not alike or not set(first) <= set(names):
+            raise ShapeError(
+                "LayersDiffer",
+                f"per_layer_config in the model's config makes {reach} layers differ in a way that"
+                " is not planned for; state layerKinds in the shape.",
+            )
+        widths |= {names[key]: first[key] for key in first}
+    return {**text, **widths}
 
 
 def _kv_heads(view: ConfigView, queries: int) -> int:

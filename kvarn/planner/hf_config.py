@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kvarn.planner import layers
-from kvarn.planner.attention import Heads, heads, kinds
+from kvarn.planner.attention import Heads, by_reach, heads, kinds
 from kvarn.planner.config_file import ConfigView, load_config
 from kvarn.planner.errors import ShapeError
 from kvarn.planner.families import FAMILIES, PLAIN, Family
@@ -83,6 +83,8 @@ def shape_from_config(
     view = ConfigView(text)
     _refuse(text)
     mixers = layers.mixers(view, family, latent=_is_latent(view, family))
+    text = by_reach(text, mixers)
+    view = ConfigView(text)
     widths = heads(view)
     pooling = "embedding" in name.lower()
     tied = pooling or _tied(config, view, family)
@@ -185,8 +187,13 @@ def _traits(config: Mapping[str, Any], view: ConfigView, family: Family) -> tupl
 
 
 def _tied(config: Mapping[str, Any], view: ConfigView, family: Family) -> bool:
-    outer = ConfigView(config).flag("tie_word_embeddings", default=family.tied)
-    return view.flag("tie_word_embeddings", default=outer)
+    """Whether the output is the embedding; not if the whole or its language model denies it.
+
+    Saving fills in what the other does not say, and vLLM loads an output layer that the files have.
+    """
+    key = "tie_word_embeddings"
+    stated = [part.flag(key) for part in (ConfigView(config), view) if key in part]
+    return all(stated) if stated else family.tied
 
 
 def _architecture(config: Mapping[str, Any], view: ConfigView) -> str:

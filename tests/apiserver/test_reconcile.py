@@ -194,3 +194,28 @@ async def test_an_overlay_that_the_api_server_refuses_is_said_in_its_words(
     stalled = await running.until_condition("Stalled", "True", reason="ChildRefused")
     assert "restartPolicy" in stalled["message"]
     assert await running.get("service") == {}
+
+
+async def test_an_overlay_may_take_away_and_swap_what_is_there(
+    running: World, resource: dict[str, Any]
+) -> None:
+    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    server = {
+        "name": "server",
+        "livenessProbe": {"$patch": "delete"},
+        "readinessProbe": {"exec": {"command": ["true"]}},
+        "startupProbe": {"$patch": "replace", "tcpSocket": {"port": "http"}},
+        "env": [{"name": "HOME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+    }
+    scratch = {"name": "tmp", "ephemeral": {"volumeClaimTemplate": {"spec": claim}}}
+    resource["spec"]["podTemplate"] = {"spec": {"containers": [server], "volumes": [scratch]}}
+
+    await running.apply(resource)
+
+    pod = (await running.until_deployed())["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert "livenessProbe" not in container
+    assert "httpGet" not in container["readinessProbe"]
+    assert container["readinessProbe"]["periodSeconds"] == 5
+    assert container["startupProbe"]["failureThreshold"] == 3
+    assert "emptyDir" not in next(v for v in pod["volumes"] if v["name"] == "tmp")

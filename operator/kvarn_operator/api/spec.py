@@ -247,4 +247,6 @@ class Spec(ApiModel):
     engine: Engine = Engine()
     """The server that the pods run."""
     pod_template: PodTemplate | None = None
-    """Overlay on the pods' template, merged strategically: metadata and spec of a PodTemplate."""
+    """Overlay on the pods' template, merged strategically: metadata and spec of a PodTemplate. To
+    remove a map or a named item, give it $patch: delete; null does not outlive kubectl apply.
+    """

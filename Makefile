@@ -19,11 +19,12 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: setup ## Serve a model from a quantised cache on a real Kubernetes, scale it, roll it, delete it (ARGS="--keep --json")
 	$(PY) -m demo $(ARGS)
 
+# Examples of the property tests are the same in each run; test-fast looks for new ones.
 .PHONY: test
 test: setup check served ## Every test: unit, real API server, real vLLM, end to end in the cluster
 	@$(STEP) "vLLM 0.33 for the CPU (cached)" $(PY) -m hack.vllm_overlay > /dev/null
 	@$(STEP) "Triton 3.7 and 3.8 (cached)" $(PY) -m hack.triton_overlay > /dev/null
-	$(PY) -m pytest -n 2 $(ARGS)
+	$(PY) -m pytest -n 2 --hypothesis-profile=ci $(ARGS)
 
 # What every test in the cluster stands on.
 .PHONY: served

@@ -15,6 +15,10 @@ FEWEST_BATCHED_TOKENS = 512
 GPU_SEQUENCES = 256
 """Sequences at once on a GPU unless the workload wants more: sampling for more costs memory."""
 
+ITEM_TOKENS = {"Gemma3": 260, "Gemma4": 32 * (70 + 2 + 6), "Moondream3": 730, "Bagel": 70**2}
+LARGEST_ITEM_TOKENS = 64**2
+"""Tokens of the largest image or film, by how the architecture's name begins, and of all others
+(`get_mm_max_tokens_per_item`): PaliGemma's has so many at most."""
 
 RAISED_PERCENT = 95
 """Share of a device that vLLM may take where the default is too little: what is left holds the CUDA
@@ -66,10 +70,22 @@ class Problem:
     @property
     def default_batched_tokens(self) -> int:
         """The default of vLLM for this device (`EngineArgs.get_batch_defaults`, API server)."""
-        device = self.accelerator
-        if not device.is_large:
-            return 2048
-        return 16384 if device.memory_bytes >= 160 * GIB else 8192
+        device, usual = self.accelerator, 2048
+        if device.is_large:
+            usual = 16384 if device.memory_bytes >= 160 * GIB else 8192
+        return max(usual, self.item_tokens)
+
+    @property
+    def item_tokens(self) -> int:
+        """Tokens of an image or film that one step must hold; 0 where steps may take it in pieces.
+
+        They may not where its tokens attend to each other (`compute_mm_encoder_budget`).
+        """
+        if self.accelerator.is_cpu or "images" not in self.shape.attention_traits:
+            return 0
+        architecture = self.shape.architecture
+        known = (size for name, size in ITEM_TOKENS.items() if architecture.startswith(name))
+        return next(known, LARGEST_ITEM_TOKENS)
 
     @property
     def in_flight_steps(self) -> int:
@@ -90,9 +106,10 @@ class Problem:
         most = load.concurrency if self.accelerator.is_cpu else max(load.concurrency, GPU_SEQUENCES)
         sequences = limits.max_sequences or most
         tokens = limits.max_batched_tokens or self.default_batched_tokens
-        fewest = limits.max_batched_tokens or FEWEST_BATCHED_TOKENS
+        fewest = limits.max_batched_tokens or max(FEWEST_BATCHED_TOKENS, self.item_tokens)
         if limits.max_sequences:
             tokens, fewest = max(tokens, sequences), max(fewest, sequences)
-        while tokens >= fewest:
+        while tokens > fewest:
             yield Batch(max_sequences=min(sequences, tokens), max_batched_tokens=tokens)
             tokens //= 2
+        yield Batch(max_sequences=min(sequences, fewest), max_batched_tokens=fewest)

@@ -104,13 +104,20 @@ def _problem(
             "InvalidAccelerator",
             f"{shape.layers} layers do not make {accelerator.stages} stages; use fewer.",
         )
-    return Problem(
+    problem = Problem(
         shape=shape,
         accelerator=accelerator,
         workload=workload or Workload().within(longest),
         limits=limits,
         version=EngineVersion.parse(engine_version),
     )
+    if limits.max_batched_tokens and limits.max_batched_tokens < problem.item_tokens:
+        raise RequestError(
+            "InvalidLimits",
+            f"maxBatchedTokens is {limits.max_batched_tokens:,}, and the model computes an image or"
+            f" a film of up to {problem.item_tokens:,} tokens in one step; raise it.",
+        )
+    return problem
 
 
 def _choose(

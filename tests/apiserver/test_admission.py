@@ -17,9 +17,15 @@ BAD = [
     ({"model": {"source": "host:///srv/../etc"}}, "source must not contain '..'"),
     ({"model": {"source": "pvc://m/x", "revision": "v1"}}, "are for hf:// sources: remove them"),
     ({"accelerator": {"resource": "cpu", "count": 2}}, "leave out product and count"),
+    (
+        {"accelerator": {"resource": "cpu", "utilizationPercent": 50}},
+        "with resource cpu, leave out utilizationPercent: memory is what the pod may use",
+    ),
     ({"accelerator": {"count": 0}}, "should be greater than or equal to 1"),
-    ({"accelerator": {"memory": "lots"}}, "give a positive size such as 80Gi"),
-    ({"accelerator": {"memory": 0}}, "give a positive size such as 80Gi"),
+    *(
+        ({"accelerator": {"memory": size}}, "give a size such as 80Gi")
+        for size in ("lots", 0, "0", "-1Gi", "+5Gi", "100m", "1e-100", "1e100", "1Ei", 2**60)
+    ),
     ({"cache": {"format": "int2"}}, 'supported values: "auto", "bf16"'),
     ({"context": {"maxTokens": "long"}}, "or auto"),
     ({"context": {"maxTokens": 0}}, "give a whole number between 1 and"),
@@ -94,6 +100,17 @@ BAD = [
             ["--kv-cache-d=auto"],
         )
     ),
+    *(
+        (
+            {"accelerator": {"count": 2}, "engine": {"resources": {part: {"nvidia.com/gpu": 2}}}},
+            "leave it out of engine.resources",
+        )
+        for part in ("limits", "requests")
+    ),
+    (
+        {"engine": {"env": [{"name": "A", "value": "x", "valueFrom": {"fieldRef": {}}}]}},
+        "give value or valueFrom, not both",
+    ),
     ({"engine": {"resources": {"limits": {"memory": "lots"}}}}, "should match"),
     ({"engine": {"resources": {"limits": {"memory": "-1Gi"}}}}, "should match"),
     ({"engine": {"resources": {"requests": {"cpu": -1}}}}, "greater than or equal to 0"),
@@ -115,6 +132,8 @@ GOOD = [
     {"engine": {"resources": {"limits": {"memory": "1.5Gi", "cpu": "500m", "x.y/z": 1}}}},
     {"engine": {"resources": {"requests": {"cpu": "0.5", "memory": 0}}}},
     {"accelerator": {"resource": "cpu", "memory": "1.5Gi"}},
+    {"accelerator": {"memory": "1E"}},
+    {"engine": {"env": [{"name": "A"}, {"name": "B", "value": "", "valueFrom": {"fieldRef": {}}}]}},
     {
         "podTemplate": {
             "metadata": {"annotations": {"a": "b"}},
@@ -125,6 +144,17 @@ GOOD = [
             },
         }
     },
+]
+
+
+SHAPES = [
+    ({"kvHeads": 3}, "attentionHeads must be a multiple of kvHeads"),
+    ({"slidingLayers": 3}, "slidingLayers must not be more than layers"),
+    ({"layerKinds": [{"kind": "full", "layers": 3}]}, "layerKinds must not have more layers"),
+    (
+        {"layerKinds": [{"kind": "window", "layers": 2}, {"kind": "full", "layers": 1}]},
+        "layerKinds must not have more layers than the model",
+    ),
 ]
 
 
@@ -145,6 +175,27 @@ async def test_bad_input_is_refused_in_a_sentence(
         await world.apply(with_spec(resource, spec), dry_run=True)
 
     assert says in str(refusal.value)
+
+
+@pytest.mark.parametrize(("shape", "says"), SHAPES, ids=lambda value: str(value)[:60])
+async def test_a_shape_that_contradicts_itself_is_refused_in_a_sentence(
+    world: World, resource: dict[str, Any], shape: dict[str, Any], says: str
+) -> None:
+    resource["spec"]["model"]["shape"] |= shape
+
+    with pytest.raises(KubectlError) as refusal:
+        await world.apply(resource, dry_run=True)
+
+    assert says in str(refusal.value)
+
+
+async def test_an_index_beside_each_layer_is_no_layer(
+    world: World, resource: dict[str, Any]
+) -> None:
+    kinds = [{"kind": "latent", "layers": 2}, {"kind": "index", "layers": 2}]
+    resource["spec"]["model"]["shape"] |= {"layerKinds": kinds, "slidingLayers": 2}
+
+    await world.apply(resource, dry_run=True)
 
 
 @pytest.mark.parametrize("spec", GOOD, ids=lambda value: str(value)[:60])

@@ -32,7 +32,8 @@ def test_what_cannot_be_rendered_is_no_spec(spec: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "quantity", ["", "Gi", "1.2.3", "1 Gi", "1KiB", "1K", "-1", "1e", "1e999", "0x1"]
+    "quantity",
+    ["", "Gi", "1.2.3", "1 Gi", "1KiB", "1K", "-1", "+1", "1e", "1e999", "1e99", "1Ei", "0x1"],
 )
 def test_what_is_no_quantity_is_refused(quantity: str) -> None:
     with pytest.raises(ValueError, match="is no size"):

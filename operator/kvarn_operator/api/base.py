@@ -53,6 +53,9 @@ IntOrPercent = Annotated[
 ]
 """A number of pods, or a share of all."""
 
+TOO_MANY_BYTES = 1 << 60
+"""No machine has them, and sums of them would leave the status's 64 bits."""
+
 _UNITS: dict[str, Decimal] = {
     "": Decimal(1),
     "n": Decimal("1e-9"),
@@ -68,14 +71,17 @@ def memory_bytes(quantity: int | str) -> int:
     """Bytes of a Kubernetes quantity, e.g. ``1.5Gi``; of a fraction of a byte a whole one.
 
     Raises:
-        ValueError: it is none, or negative.
+        ValueError: it is none, or negative, or more than any machine has.
     """
     match = re.fullmatch(_QUANTITY, str(quantity))
     if match is None:
         raise ValueError(f"{quantity!r} is no size: give one such as 80Gi.")
     digits, unit, exponent = match.groups()
     scale = _UNITS[unit] if exponent is None else Decimal(f"1e{exponent}")
-    return math.ceil(Decimal(digits) * scale)
+    size = math.ceil(Decimal(digits) * scale)
+    if size >= TOO_MANY_BYTES:
+        raise ValueError(f"{quantity!r} is no size that a machine has: give one such as 80Gi.")
+    return size
 
 
 def _quantity(quantity: int | str) -> int | str:
@@ -91,9 +97,11 @@ Memory = Annotated[
             "x-kubernetes-int-or-string": True,
             **rules(
                 rule(
-                    "type(self) == int ? self > 0 : isQuantity(self)"
-                    " && quantity(self).isGreaterThan(quantity('0'))",
-                    "give a positive size such as 80Gi",
+                    f"type(self) == int ? self > 0 && self < {TOO_MANY_BYTES}"
+                    " : isQuantity(self) && !self.startsWith('+')"
+                    " && !quantity(self).isLessThan(quantity('1'))"
+                    " && quantity(self).isLessThan(quantity('1Ei'))",
+                    "give a size such as 80Gi, at least 1 and less than 1Ei",
                 )
             ),
         }

@@ -49,6 +49,24 @@ class LayerKind(ApiModel):
 class Shape(ApiModel):
     """The numbers that decide what the weights and the KV cache of a model take."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.attentionHeads % self.kvHeads == 0",
+                "attentionHeads must be a multiple of kvHeads",
+            ),
+            rule(
+                "self.slidingLayers <= self.layers",
+                "slidingLayers must not be more than layers",
+            ),
+            rule(
+                "!has(self.layerKinds) || self.layerKinds.filter(each, each.kind != 'index')"
+                ".map(each, each.layers).sum() <= self.layers",
+                "layerKinds must not have more layers than the model",
+            ),
+        )
+    )
+
     architecture: str = Field(max_length=128)
     """Class name in the model's config, for instance Qwen3ForCausalLM."""
     layers: int = Field(ge=1, le=4096)

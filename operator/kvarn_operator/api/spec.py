@@ -38,6 +38,10 @@ class Accelerator(ApiModel):
                 "self.resource != 'cpu' || (self.count == 1 && !has(self.product))",
                 "with resource cpu, leave out product and count",
             ),
+            rule(
+                "self.resource != 'cpu' || !has(self.utilizationPercent)",
+                "with resource cpu, leave out utilizationPercent: memory is what the pod may use",
+            ),
         )
     )
 
@@ -127,6 +131,15 @@ class Rollout(ApiModel):
 
 class EnvVar(ApiModel):
     """One environment variable of the server."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.valueFrom) || !has(self.value) || self.value == ''",
+                "give value or valueFrom, not both",
+            )
+        )
+    )
 
     name: str = Field(min_length=1, max_length=256)
     """Name of the variable."""
@@ -220,6 +233,15 @@ class Spec(ApiModel):
                 " || self.workload.promptTokens + self.workload.outputTokens"
                 " <= self.context.maxTokens",
                 "workload.promptTokens and outputTokens together must fit context.maxTokens",
+            ),
+            rule(
+                "self.accelerator.resource == 'cpu'"
+                " || !(has(self.engine.resources.limits)"
+                " && self.accelerator.resource in self.engine.resources.limits"
+                " || has(self.engine.resources.requests)"
+                " && self.accelerator.resource in self.engine.resources.requests)",
+                "accelerator.count says how many accelerators a pod has: leave it out of"
+                " engine.resources",
             ),
         )
     )

@@ -20,12 +20,14 @@ class Room:
         lines: what the device holds beside the cache.
         cache_bytes: what is left within the budget; negative where there is too little.
         in_flight_tokens: tokens that are being computed at once.
+        states: sequences that need a block of recurrent states each before vLLM starts.
     """
 
     layout: CacheLayout
     lines: tuple[AccountLine, ...]
     cache_bytes: int
     in_flight_tokens: int
+    states: int
 
     @property
     def usable_blocks(self) -> int:
@@ -37,8 +39,13 @@ class Room:
         return self.layout.request_blocks(tokens, in_flight_tokens=self.in_flight_tokens)
 
     def holds(self, tokens: int) -> bool:
-        """Whether vLLM admits a request of `tokens` tokens."""
-        return self.request_blocks(tokens) <= self.usable_blocks
+        """Whether vLLM starts, and admits a request of `tokens` tokens."""
+        return self.has_states and self.request_blocks(tokens) <= self.usable_blocks
+
+    @property
+    def has_states(self) -> bool:
+        """Whether the pool has blocks for all recurrent states that vLLM asks for."""
+        return self.states <= self.layout.blocks(self.cache_bytes)
 
     def longest_tokens(self, at_most: int) -> int:
         """Longest request, up to `at_most` tokens, that vLLM admits; 0 when not one token is."""
@@ -136,7 +143,13 @@ def _room(problem: Problem, cache_format: CacheFormat, layout: CacheLayout, batc
     lines = problem.held(batch, cache_format)
     taken = sum(line.size_bytes for line in lines)
     in_flight_tokens = problem.in_flight_steps * batch.max_batched_tokens
-    return Room(layout, lines, problem.budget_bytes - taken, in_flight_tokens)
+    return Room(
+        layout,
+        lines,
+        problem.budget_bytes - taken,
+        in_flight_tokens,
+        problem.recurrent_sequences(batch),
+    )
 
 
 def _narrowed(
@@ -203,6 +216,12 @@ def _misfit(problem: Problem, room: Room) -> Misfit:
             "InsufficientMemory",
             f"Weights, activations and runtime need {taken / GIB:.2f} GiB a device, and the"
             f" {budget} leave no room for a cache",
+        )
+    if not room.has_states:
+        return Misfit(
+            "InsufficientMemory",
+            f"Each of {room.states:,} sequences needs a block of recurrent states, and the cache"
+            f" has {room.layout.blocks(room.cache_bytes):,}",
         )
     need = room.layout.block_bytes * (1 + room.request_blocks(tokens))
     return Misfit(

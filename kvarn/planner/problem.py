@@ -100,6 +100,12 @@ class Problem:
         learned = self.correction.size_bytes
         return (*lines, AccountLine("learned", learned, "earlier starts")) if learned else lines
 
+    def recurrent_sequences(self, batch: Batch) -> int:
+        """Sequences whose states must have blocks before vLLM captures decoding's CUDA graphs."""
+        recurrent = any(kind.kind == "state" for kind in self.shape.kinds)
+        captured = batch.graphs and not self.accelerator.is_cpu
+        return batch.max_sequences if recurrent and captured else 0
+
     def batches(self) -> Iterator[Batch]:
         """Batch limits to try, the widest first; vLLM wants a token for each sequence."""
         limits, load = self.limits, self.workload

@@ -4,6 +4,7 @@ Equal input gives equal bytes, whatever the operator's version: what changes her
 """
 
 from kvarn_operator.api import KVarNDeployment
+from kvarn_operator.api.base import amount
 from kvarn_operator.config import Config
 from kvarn_operator.observe import CONTAINERS, SERVER, TEMPLATE_HASH, Manifest, digest
 from kvarn_operator.overlay import merge
@@ -219,7 +220,8 @@ def _resources(target: KVarNDeployment) -> Manifest:
     limits: dict[str, int | str] = {accelerator.resource: accelerator.count}
     if accelerator.resource == "cpu":
         memory = str(cpu_memory_bytes(target.spec))
-        requests, limits = {"cpu": 1, "memory": memory}, {"memory": memory}
+        cpu = min(1, stated.limits.get("cpu", 1), key=amount)
+        requests, limits = {"cpu": cpu, "memory": memory}, {"memory": memory}
     return {
         kind: {name: str(value) for name, value in {**ours, **theirs}.items()}
         for kind, ours, theirs in (

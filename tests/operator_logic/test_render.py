@@ -162,6 +162,27 @@ def test_variables_and_resources_of_the_user_win() -> None:
     assert found["resources"]["limits"]["memory"] == "3Gi"
 
 
+@pytest.mark.parametrize(
+    ("stated", "requested"),
+    [
+        ({"limits": {"cpu": "500m"}}, "500m"),
+        ({"limits": {"cpu": "0.5"}}, "0.5"),
+        ({"limits": {"cpu": "5n"}}, "5n"),
+        ({"limits": {"cpu": 1}}, "1"),
+        ({"limits": {"cpu": "4"}}, "1"),
+        ({"limits": {"cpu": "500m"}, "requests": {"cpu": "200m"}}, "200m"),
+    ],
+    ids=str,
+)
+def test_no_more_of_the_cpu_is_asked_for_than_may_be_used(
+    stated: dict[str, Any], requested: str
+) -> None:
+    resources = container(target(engine={"resources": stated}))["resources"]
+
+    assert resources["requests"]["cpu"] == requested
+    assert resources["limits"]["cpu"] == str(stated["limits"]["cpu"])
+
+
 def test_a_mirror_of_the_hub_is_handed_on() -> None:
     mirrored = replace(CONFIG, hub_endpoint="https://hub.example")
     of = gpu_target()

@@ -73,19 +73,28 @@ def memory_bytes(quantity: int | str) -> int:
     Raises:
         ValueError: it is none, or negative, or more than any machine has.
     """
+    return math.ceil(amount(quantity))
+
+
+def amount(quantity: int | str) -> Decimal:
+    """What a Kubernetes quantity stands for, e.g. half a CPU for ``500m``.
+
+    Raises:
+        ValueError: as in `memory_bytes`.
+    """
     match = re.fullmatch(_QUANTITY, str(quantity))
     if match is None:
         raise ValueError(f"{quantity!r} is no size: give one such as 80Gi.")
     digits, unit, exponent = match.groups()
     scale = _UNITS[unit] if exponent is None else Decimal(f"1e{exponent}")
-    size = math.ceil(Decimal(digits) * scale)
+    size = Decimal(digits) * scale
     if size >= TOO_MANY_BYTES:
         raise ValueError(f"{quantity!r} is no size that a machine has: give one such as 80Gi.")
     return size
 
 
 def _quantity(quantity: int | str) -> int | str:
-    memory_bytes(quantity)
+    amount(quantity)
     return quantity
 
 

@@ -14,6 +14,7 @@ from kvarn_operator.overlay import merge
 from kvarn_operator.planning import Unplanned, product
 from kvarn_operator.pods import (
     container_security,
+    environment,
     hub_environment,
     image,
     labels,
@@ -30,6 +31,10 @@ DEADLINE_SECONDS = 600
 KEEP_SECONDS = 300
 """How long a finished Job stays, to be looked at; a failed one is tried again afterwards."""
 TERMINATION_LOG = "/dev/termination-log"
+DOWNLOADING = frozenset(
+    {"HF_ENDPOINT", "HF_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
+)
+"""What holds for the Job too of the servers' ``engine.env``."""
 PLACEMENT = (
     "imagePullSecrets",
     "nodeSelector",
@@ -141,17 +146,18 @@ def _pod(target: KVarNDeployment, config: Config, gpu: str) -> Manifest:
     source = Source.parse(target.spec.model.source)
     revision = target.spec.model.revision
     hub = f"hf://{source.place}" + (f"@{revision}" if revision else "")
+    env = [
+        {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the pod's own emptyDir
+        {"name": "KVARN_TERMINATION_MESSAGE_PATH", "value": TERMINATION_LOG},
+        *hub_environment(target, config),
+    ]
     container = {
         "name": "inspect",
         "image": image(target, config),
         "imagePullPolicy": target.spec.engine.image_pull_policy,
         "command": ["python3", "-m", "kvarn.planner.inspect"],
         "args": [hub if source.kind == "hf" else source.model],
-        "env": [
-            {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the pod's own emptyDir
-            {"name": "KVARN_TERMINATION_MESSAGE_PATH", "value": TERMINATION_LOG},
-            *hub_environment(target, config),
-        ],
+        "env": environment(target, env, only=DOWNLOADING),
         "resources": {
             "requests": {"cpu": "100m", "memory": "128Mi"},
             "limits": {"memory": "512Mi"},

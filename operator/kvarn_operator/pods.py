@@ -1,11 +1,13 @@
 """What all pods of a resource share: names, labels, security, the model's volume."""
 
+from collections.abc import Collection
 from typing import Any
 
 from kvarn_operator import API_VERSION, KIND, OWNER_LABEL
 from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.config import Config
 from kvarn_operator.observe import COMPONENT_LABEL, Manifest
+from kvarn_operator.overlay import merge
 from kvarn_operator.source import HUB_CACHE, MODELS, Source
 
 USER = 65532
@@ -100,6 +102,24 @@ def hub_environment(target: KVarNDeployment, config: Config) -> list[Manifest]:
         reference = {"secretKeyRef": {"name": secret.name, "key": secret.key}}
         environment.append({"name": "HF_TOKEN", "valueFrom": reference})
     return environment
+
+
+def environment(
+    target: KVarNDeployment, ours: list[Manifest], *, only: Collection[str] | None = None
+) -> list[Manifest]:
+    """Our variables and those of ``engine.env``, which displace them.
+
+    Args:
+        target: the resource.
+        ours: our own.
+        only: names, in capitals, of what is taken of ``engine.env``; all if None.
+    """
+    theirs = [
+        variable.model_dump(by_alias=True, exclude_none=True)
+        for variable in target.spec.engine.env
+        if only is None or variable.name.upper() in only
+    ]
+    return list(merge({"env": ours}, {"env": theirs})["env"])
 
 
 def volumes(target: KVarNDeployment, source: Source) -> list[Manifest]:

@@ -11,6 +11,7 @@ from kvarn_operator.overlay import merge
 from kvarn_operator.planning import Planned, cpu_memory_bytes
 from kvarn_operator.pods import (
     container_security,
+    environment,
     hub_environment,
     image,
     labels,
@@ -188,11 +189,7 @@ def _environment(target: KVarNDeployment, config: Config) -> list[Manifest]:
         {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
         *hub_environment(target, config),
     ]
-    theirs = [
-        variable.model_dump(by_alias=True, exclude_none=True) for variable in target.spec.engine.env
-    ]
-    merged = merge({"env": ours}, {"env": theirs})
-    return list(merged["env"])
+    return environment(target, ours)
 
 
 def _probes(planned: Planned) -> Manifest:

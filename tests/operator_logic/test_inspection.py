@@ -169,6 +169,25 @@ def test_a_hub_model_is_named_with_its_revision() -> None:
     assert "HF_TOKEN" in {variable["name"] for variable in container["env"]}
 
 
+def test_the_job_downloads_as_the_servers_will_and_has_no_other_variable_of_theirs() -> None:
+    secret = {"secretKeyRef": {"name": "hub", "key": "token"}}
+    env = [
+        {"name": "https_proxy", "value": "http://proxy:3128"},
+        {"name": "HF_TOKEN", "valueFrom": secret},
+        {"name": "HF_HOME", "value": "/on/a/volume"},
+        {"name": "HOME", "value": "/on/a/volume"},
+    ]
+    model = {"source": "hf://org/name", "tokenSecret": {"name": "other"}}
+
+    made = job_of(target(model=model, engine={"env": env}))
+
+    (container,) = made["spec"]["template"]["spec"]["containers"]
+    variables = {variable["name"]: variable for variable in container["env"]}
+    assert [variables[v["name"]] for v in env[:2]] == env[:2]
+    assert variables["HF_HOME"]["value"] == "/cache"
+    assert variables["HOME"]["value"] == "/tmp"
+
+
 def job_of(of: KVarNDeployment, *, products: Collection[str] = ()) -> dict[str, Any]:
     """The Job, where the cluster has these GPU products."""
     return inspection.job(of, CONFIG, products)

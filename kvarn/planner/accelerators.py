@@ -97,6 +97,16 @@ class Accelerator:
         """Whether the model runs on the processor."""
         return self.product == "cpu"
 
+    @property
+    def is_amd(self) -> bool:
+        """Whether the product's name is one of AMD's."""
+        return _AMD.search(self.product) is not None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether what it can compute is."""
+        return self.is_cpu or self.capability > 0
+
     @classmethod
     def cpu(cls, *, memory_bytes: int = CPU_MEMORY_BYTES) -> Self:
         """The processor, within a container's memory limit."""
@@ -166,6 +176,7 @@ def _words(name: str) -> frozenset[str]:
 
 _PROFILE = re.compile(r"(?P<compute>[1-7])g\.(?P<memory>\d+)gb(\+\w+)?", re.IGNORECASE)
 _PARTITION = re.compile(r"(?P<whole>.+?)-MIG-(?P<profile>.+)", re.IGNORECASE)
+_AMD = re.compile(r"\b(AMD|INSTINCT|RADEON|MI\d{2,3}[AX]?)\b", re.IGNORECASE)
 _VARIANTS = frozenset({"TI", "SUPER", "LAPTOP"})
 _FILLER = re.compile(
     r"NVIDIA|TESLA|GEFORCE|QUADRO|GPU|SERVER|WORKSTATION|EDITION|GENERATION|MAX|Q|SHARED"

@@ -8,7 +8,7 @@ from kvarn.format.layout import FORMATS as TILE_FORMATS
 from kvarn.format.layout import HEAD_DIMS, TILE_TOKENS, TileLayout
 from kvarn.planner.accelerators import Accelerator
 from kvarn.planner.layer_kind import LayerKind
-from kvarn.planner.refusals import dtype_on, refuse_fp8, refuse_nothing, refuse_tiles
+from kvarn.planner.refusals import dtype_on, refuse_fp8, refuse_plain, refuse_tiles
 from kvarn.planner.shape import ModelShape
 from kvarn.planner.version import EngineVersion
 
@@ -112,7 +112,7 @@ def _plain(
         name=name,
         kv_cache_dtype=kv_cache_dtype,
         kind_bytes=lambda shape, kind: kind.token_numbers * (element_bytes or shape.dtype_bytes),
-        refusal=refuse_fp8 if element_bytes == 1 else refuse_nothing,
+        refusal=refuse_fp8 if element_bytes == 1 else refuse_plain,
         bandwidth_share=lambda _device: bandwidth_share,
         layer_seconds=layer_seconds,
         tiled=False,

@@ -4,6 +4,7 @@ What vLLM refuses stands in its attention backends: a layer gets the first that 
 dimension, its cache and its traits, and a start fails where none does (0.32 and 0.33).
 """
 
+import re
 from collections.abc import Callable, Iterable
 
 from kvarn.format.layout import HEAD_DIMS, TileFormat, TileLayout, tail_bytes, tail_groups
@@ -21,28 +22,62 @@ FLASHINFER_HEAD_DIMS = (64, 128, 256, 512)
 FLASHINFER_LACKS = ("sinks", "images")
 """Traits of attention that FlashInfer does not serve there."""
 
+SPARSE_CAPABILITY = 9.0
+SPARSE_FP8_MAJOR = 12
+"""From where on, and where in 8 bits alone, sparse latent attention has kernels
+(`supports_compute_capability` of the backends in `mla/`)."""
+BFLOAT16_ARCHITECTURES = re.compile(r"(Gemma2|Gemma3|Glm4)(For|Model|TextModel)")
+"""Models that vLLM computes in float32 where there is no bfloat16
+(`_FLOAT16_NOT_SUPPORTED_MODELS`)."""
+
 TILED_TRAITS = ("softcap",)
 """Those that the kernels for tiles have."""
 
 
 def dtype_on(shape: ModelShape, device: Accelerator) -> str:
     """What vLLM computes in on the device: before Ampere there is no bfloat16."""
-    old = 0 < device.capability < OLDEST_CAPABILITY
-    return "float16" if old and shape.dtype == "bfloat16" else shape.dtype
+    lacking = _is_before_ampere(device) and shape.dtype == "bfloat16"
+    return "float16" if lacking else shape.dtype
 
 
-def refuse_nothing(_shape: ModelShape, _device: Accelerator, _version: EngineVersion) -> str:
-    """A cache in the model's own precision serves every model."""
+def refuse_plain(shape: ModelShape, device: Accelerator, _version: EngineVersion) -> str:
+    """Why the model's own precision does not serve it on the device; empty if it does."""
+    if _is_sparse(shape) and int(device.capability) == SPARSE_FP8_MAJOR:
+        return (
+            f"a GPU of compute capability {device.capability}, whose sparse attention reads fp8"
+            " alone"
+        )
+    return _refuse_any(shape, device)
+
+
+def _refuse_any(shape: ModelShape, device: Accelerator) -> str:
+    """Why no cache serves the model on the device; empty if one does."""
+    if _is_sparse(shape) and device.is_cpu:
+        return "sparse attention on a CPU"
+    if _is_sparse(shape) and 0 < device.capability < SPARSE_CAPABILITY:
+        return _too_old(device, "sparse attention needs", SPARSE_CAPABILITY)
+    if _is_before_ampere(device) and BFLOAT16_ARCHITECTURES.match(shape.architecture):
+        return _too_old(device, "the model in bfloat16 needs", OLDEST_CAPABILITY)
     return ""
+
+
+def _is_sparse(shape: ModelShape) -> bool:
+    return any(kind.kind == "index" for kind in shape.kinds)
+
+
+def _is_before_ampere(device: Accelerator) -> bool:
+    return 0 < device.capability < OLDEST_CAPABILITY
 
 
 def refuse_fp8(shape: ModelShape, device: Accelerator, _version: EngineVersion) -> str:
     """Why fp8 does not serve the model on the device; empty if it does."""
+    if refused := _refuse_any(shape, device):
+        return refused
     if device.is_cpu:
         return "fp8 on a CPU needs AVX-512, which a plan cannot see"
     if not 0 < device.capability < FP8_CAPABILITY:
         return ""
-    if device.capability < OLDEST_CAPABILITY:
+    if _is_before_ampere(device):
         return _too_old(device, "fp8 needs", OLDEST_CAPABILITY)
     what = _unfit_for_flashinfer(shape)
     return _too_old(device, f"{what} in fp8 needs", FP8_CAPABILITY) if what else ""
@@ -65,9 +100,13 @@ def refuse_tiles(
     tile_format: TileFormat, shape: ModelShape, device: Accelerator, version: EngineVersion
 ) -> str:
     """Why tiles of a format do not serve the model on the device; empty if they do."""
+    if refused := _refuse_any(shape, device):
+        return refused
+    if device.is_amd:
+        return "an AMD device; tiles have kernels for NVIDIA's GPUs alone"
     if version.name not in SUPPORTED:
         return f"vLLM {version.name}; tiles need {' or '.join(SUPPORTED)}"
-    if 0 < device.capability < OLDEST_CAPABILITY:
+    if _is_before_ampere(device):
         return _too_old(device, "tiles need", OLDEST_CAPABILITY)
     for kind in shape.kinds:
         if kind.kind in _UNTILED:

@@ -21,6 +21,9 @@ AUTO = "auto"
 FASTER = 1.01
 """A less precise format must serve, or make tokens, so many times as much as a more precise one:
 the roofline is 0.9 % off in the median, and a choice may cost 2 %."""
+PLAINEST = next(iter(FORMATS))
+"""The format that every GPU reads."""
+UNKNOWN = "the GPU's compute capability is not known; ask for the format by name"
 GAIN = 1.1
 """The same for requests where the device's speed is not known."""
 
@@ -58,17 +61,27 @@ def plan(
             f"No cache format is called {cache_format}; use {AUTO}, {', '.join(FORMATS)}.",
         )
     asked = list(FORMATS) if cache_format == AUTO else [cache_format]
-    outcomes = _outcomes(problem)
+    outcomes = _outcomes(problem, asked)
     if problem.may_raise and not _drafts(asked, outcomes):
         raised = replace(problem, raised=True)
-        if _drafts(asked, again := _outcomes(raised)):
+        if _drafts(asked, again := _outcomes(raised, asked)):
             problem, outcomes = raised, again
     chosen = _choose(asked, outcomes, problem)
     return _plan(problem, chosen, outcomes, by_hand=cache_format != AUTO)
 
 
-def _outcomes(problem: Problem) -> dict[str, Draft | Misfit]:
-    return {name: attempt(problem, known) for name, known in FORMATS.items()}
+def _outcomes(problem: Problem, asked: Sequence[str]) -> dict[str, Draft | Misfit]:
+    return {
+        name: attempt(problem, known)
+        if _may_try(name, asked, problem.accelerator)
+        else Misfit(UNSUPPORTED, UNKNOWN)
+        for name, known in FORMATS.items()
+    }
+
+
+def _may_try(name: str, asked: Sequence[str], device: Accelerator) -> bool:
+    """Whether a format may be chosen for a device that may be older than it looks."""
+    return name == PLAINEST or asked == [name] or device.is_known
 
 
 def _drafts(asked: Sequence[str], outcomes: Mapping[str, Draft | Misfit]) -> list[Draft]:
@@ -150,17 +163,26 @@ def _refused(
     misfits = [misfit for name in asked if isinstance(misfit := outcomes[name], Misfit)]
     sizes = [misfit for misfit in misfits if misfit.reason != UNSUPPORTED]
     if not sizes:
-        return PlanError(
-            UNSUPPORTED, f"{asked[0]} cannot serve the model: {misfits[0].message}; use auto."
-        )
+        return _unsupported(asked, outcomes)
 
     def fit(changed: Problem) -> bool:
-        return any(fits(changed, FORMATS[name]) for name in asked)
+        device = changed.accelerator
+        tried = (FORMATS[name] for name in asked if _may_try(name, asked, device))
+        return any(fits(changed, known) for known in tried)
 
     smallest = [name for name, outcome in outcomes.items() if isinstance(outcome, Draft)][-1:]
     found = [f"use format {name}" for name in smallest] + remedies(problem, sizes[-1], fit)
     help_ = " or ".join(found) or "use a smaller model"
     return PlanError(sizes[-1].reason, f"{sizes[-1].message}: {help_}.")
+
+
+def _unsupported(asked: Sequence[str], outcomes: Mapping[str, Draft | Misfit]) -> PlanError:
+    """Why no format that was asked for serves the model, whatever its size."""
+    why = next(each.message for name in asked if isinstance(each := outcomes[name], Misfit))
+    what = f"{asked[0]} cannot" if len(asked) == 1 else "No cache format can"
+    hopeless = all(getattr(each, "reason", "") == UNSUPPORTED for each in outcomes.values())
+    help_ = "use another device" if hopeless else "use auto"
+    return PlanError(UNSUPPORTED, f"{what} serve the model: {why}; {help_}.")
 
 
 def _plan(

@@ -24,7 +24,7 @@ def refusal(name: str, shape: ModelShape, device: Accelerator, release: str = LA
 
 
 @pytest.mark.parametrize("name", ["fp8", *TILES])
-@pytest.mark.parametrize("model", ["gemma-2-2b-it", "Phi-3-mini-128k-instruct", "Qwen2.5-0.5B"])
+@pytest.mark.parametrize("model", ["Llama-3.2-1B", "Phi-3-mini-128k-instruct", "Qwen2.5-0.5B"])
 def test_a_gpu_older_than_ampere_gets_a_plain_cache(name: str, model: str) -> None:
     shape, old = real_shape(model), Accelerator.find("Tesla-T4")
 

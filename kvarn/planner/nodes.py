@@ -75,7 +75,8 @@ def labelled(labels: Mapping[str, str], *, resource: str = WHOLE, count: int = 1
     memory_bytes = _quantity(f"{view.word(f'{resource}.memory')}Mi")
     if profile and "-MIG-" not in product:
         product = f"{product}-MIG-{profile}"
-    return _named(product, memory_bytes, count)
+    major, minor = (view.word(f"{WHOLE}.compute.{part}") for part in ("major", "minor"))
+    return _named(product, memory_bytes, _capability(f"{major}.{minor}"), count)
 
 
 def resource_device(device: Mapping[str, Any], *, count: int = 1) -> Accelerator:
@@ -96,18 +97,31 @@ def resource_device(device: Mapping[str, Any], *, count: int = 1) -> Accelerator
     if profile := attributes.part("profile").word("string"):
         product = f"{product}-MIG-{profile}"
     capacity = basic.part("capacity").part("memory")
-    return _named(product, _quantity(capacity.word("value")), count)
+    capability = _capability(attributes.part("cudaComputeCapability").word("version"))
+    return _named(product, _quantity(capacity.word("value")), capability, count)
 
 
-def _named(product: str, memory_bytes: int | None, count: int) -> Accelerator:
-    """The product by our table; by the memory that the driver states where it is not in it."""
+def _named(product: str, memory_bytes: int | None, capability: float, count: int) -> Accelerator:
+    """The product by our table; by what the driver states of it where it is not in it."""
     try:
         return Accelerator.find(product, count=count)
     except AcceleratorError:
         if memory_bytes is None:
             raise
     known = Accelerator.find(product.partition("-MIG-")[0], memory_bytes=memory_bytes)
-    return replace(known, product=product, memory_bytes=int(FOUND * memory_bytes), count=count)
+    return replace(
+        known,
+        product=product,
+        memory_bytes=int(FOUND * memory_bytes),
+        capability=known.capability or capability,
+        count=count,
+    )
+
+
+def _capability(version: str) -> float:
+    """The compute capability in `9.0` or `9.0.0`; 0 where it is none."""
+    found = re.match(r"\d{1,2}\.\d", version)
+    return float(found[0]) if found else 0.0
 
 
 def _profile(resource: str) -> str:

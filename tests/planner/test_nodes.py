@@ -31,6 +31,28 @@ def test_an_unknown_product_has_nearly_what_its_label_says() -> None:
     assert labelled(labels).memory_bytes == pytest.approx(100000 << 20, rel=0.03)
 
 
+@pytest.mark.parametrize(("major", "minor", "found"), [("7", "0", 7.0), ("12", "1", 12.1)])
+def test_a_node_says_what_an_unknown_product_can_compute(
+    major: str, minor: str, found: float
+) -> None:
+    labels = {
+        "nvidia.com/gpu.product": "NVIDIA-Z1",
+        "nvidia.com/gpu.memory": "100000",
+        "nvidia.com/gpu.compute.major": major,
+        "nvidia.com/gpu.compute.minor": minor,
+    }
+
+    assert labelled(labels).capability == found
+
+
+@pytest.mark.parametrize(("version", "found"), [("7.0.0", 7.0), ("10.3", 10.3), ("new", 0.0)])
+def test_so_does_a_device_of_a_resource_slice(version: str, found: float) -> None:
+    novel = device(productName="NVIDIA Z1")
+    novel["attributes"]["cudaComputeCapability"] = {"version": version}
+
+    assert resource_device(novel).capability == found
+
+
 def test_under_the_single_strategy_a_gpu_is_an_instance() -> None:
     labels = {
         "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB-MIG-1g.5gb",

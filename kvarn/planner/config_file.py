@@ -69,7 +69,8 @@ class ConfigView:
         if default is None:
             raise ShapeError(
                 "InvalidConfig",
-                f"The model's config lacks {keys[0]}; give the whole config.json, or the shape.",
+                f"The model's config lacks {keys[0]}; give the whole config.json, or state the"
+                " shape by hand.",
             )
         return default
 

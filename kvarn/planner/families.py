@@ -75,6 +75,7 @@ FAMILIES = {
     ),
     "phi3": Family(),
     "granite": Family(tied=True),
+    "granitemoehybrid": Family(),
     "cohere": Family(norms=1, tied=True),
     "starcoder2": Family(
         norm_bias=True,
@@ -104,20 +105,39 @@ FAMILIES = {
         },
     ),
     "gemma4_text": Family(norms=4, qk_norm=True, tied=True),
+    "apertus": Family(gated=False, qk_norm=True),
+    "arcee": Family(gated=False),
     "chatglm": Family(qkv_bias=True),
+    "deepseek_v2": Family(),
+    "deepseek_v3": Family(),
+    "deepseek_v32": Family(),
+    "falcon": Family(norms=1, norm_bias=True, gated=False, tied=True),
     "glm4": Family(norms=4, qkv_bias=True),
     "glm4_moe": Family(qkv_bias=True),
+    "glm_moe_dsa": Family(),
+    "gpt_neox": Family(norm_bias=True, gated=False, qkv_bias=True, out_bias=True, mlp_bias=True),
     "gpt_oss": Family(traits=("sinks",), expert_bias=True, out_bias=True),
+    "jais2": Family(norm_bias=True, gated=False, qkv_bias=True, out_bias=True, mlp_bias=True),
+    "kimi_k2": Family(),
+    "kimi_linear": Family(),
     "llama4_text": Family(),
     "mimo_v2_flash": Family(traits=("sinks",)),
     "mixtral": Family(),
     "minicpm3": Family(tied=True, plain_latent=True),
     "minimax_m2": Family(qk_norm=True),
+    "minimax_m3": Family(),
+    "nemotron": Family(norm_bias=True, gated=False),
     "nemotron_h": Family(norms=1, gated=False),
+    "persimmon": Family(
+        norm_bias=True, gated=False, qkv_bias=True, out_bias=True, mlp_bias=True, qk_norm=True
+    ),
+    "step3p5": Family(),
+    "step3p7": Family(),
 }
-"""By `model_type`. A type that is not here is read by its keys alone."""
+"""By `model_type`. A type that is not here is read by its keys alone, if they are those of a plain
+model (`unplanned`)."""
 
 PLAIN = Family()
 
-EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts")
+EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 """Names under which configs keep the number of experts."""

@@ -15,6 +15,7 @@ from kvarn.planner.quantization import PLAIN_BITS, WeightFormat, method, weight_
 from kvarn.planner.safetensors import folder_weight_bytes
 from kvarn.planner.shape import DTYPE_BYTES, ModelShape
 from kvarn.planner.towers import TOWERS, encoder_bytes
+from kvarn.planner.unplanned import refuse
 from kvarn.planner.weights import Description, Weights, computed_weights
 
 POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
@@ -81,7 +82,7 @@ def shape_from_config(
     """
     text, family = _language_model(config)
     view = ConfigView(text)
-    _refuse(text)
+    refuse(text)
     mixers = layers.mixers(view, family, latent=_is_latent(view, family))
     text = by_reach(text, mixers)
     view = ConfigView(text)
@@ -145,35 +146,6 @@ def _model_type(config: Mapping[str, Any]) -> str:
     return kind
 
 
-def _refuse(text: Mapping[str, Any]) -> None:
-    """Say which models are not planned for, and why.
-
-    Raises:
-        ShapeError: it is one of them.
-    """
-    kind = str(text.get("model_type") or "")
-    for key, (reason, what) in _UNPLANNED.items():
-        if text.get(key):
-            raise ShapeError(
-                reason,
-                f"{kind} {what}, and is not planned for; state layerKinds in the shape, or leave"
-                " the context to vLLM with --max-model-len auto.",
-            )
-    if text.get("auto_map") and kind not in FAMILIES and "num_attention_heads" not in text:
-        raise ShapeError(
-            "RemoteCode",
-            f"{kind} brings code of its own, and its config does not say what it computes; state"
-            " the shape by hand, or use a model that vLLM has built in.",
-        )
-
-
-_UNPLANNED = {
-    "compress_ratios": ("CompressedAttention", "compresses its cache along the context"),
-    "cross_attention_layers": ("CrossAttention", "attends to an encoder, which vLLM does not run"),
-}
-"""Keys that tell why a cache is not counted."""
-
-
 def _is_latent(view: ConfigView, family: Family) -> bool:
     return "kv_lora_rank" in view and not family.plain_latent
 
@@ -183,7 +155,9 @@ def _traits(config: Mapping[str, Any], view: ConfigView, family: Family) -> tupl
     known = ConfigView(config).word("model_type") in MUTUAL_IMAGES
     mutual = ConfigView(config).flag("is_mm_prefix_lm", default=known)
     both_ways = view.word("use_bidirectional_attention") == "vision"
-    return (*family.traits, "images") if mutual or both_ways else family.traits
+    biased = ("alibi",) if view.flag("alibi") else ()
+    images = ("images",) if mutual or both_ways else ()
+    return (*family.traits, *biased, *images)
 
 
 def _tied(config: Mapping[str, Any], view: ConfigView, family: Family) -> bool:

@@ -12,6 +12,7 @@ from kvarn.planner.layer_kind import LayerKind
 
 INDEX_BLOCK = 128
 """Numbers of a sparse-attention index that share one 4-byte scale (DeepSeek V3.2)."""
+KV_HEAD_KEYS = ("n_head_kv", "num_kv_heads", "num_key_value_heads", "num_attention_groups")
 BY_REACH = {
     layers.FULL: {
         "head_dim": "global_head_dim",
@@ -94,7 +95,9 @@ def _kv_heads(view: ConfigView, queries: int) -> int:
     for block in layers.blocks(view):
         if group := block.part("attention").count("n_heads_in_group"):
             return max(queries // group, 1)
-    return view.integer("num_key_value_heads", "num_kv_heads", default=queries)
+    if view.flag("multi_query") and not view.flag("new_decoder_architecture"):
+        return 1
+    return view.integer(*KV_HEAD_KEYS, default=queries)
 
 
 def kinds(view: ConfigView, mixers: tuple[str, ...]) -> tuple[LayerKind, ...]:

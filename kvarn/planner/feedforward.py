@@ -19,8 +19,12 @@ CHOSEN_KEYS = (
     "num_experts_per_token",
     "experts_per_token",
     "top_k_experts",
+    "moe_k",
+    "moe_topk",
     "moe_top_k",
+    "top_k",
 )
+"""Names of the experts that a token visits; the last also is a setting of sampling, so it is."""
 
 _SPARSE = {"E", "moe"}
 _DENSE = {"-", "mlp"}
@@ -57,7 +61,7 @@ def experts(view: ConfigView) -> int:
 
 def chosen_experts(view: ConfigView) -> int:
     """How many of them a token visits."""
-    return view.integer(*CHOSEN_KEYS, default=1)
+    return view.integer(*CHOSEN_KEYS)
 
 
 def active_width(view: ConfigView) -> int:
@@ -110,7 +114,7 @@ def _experts(view: ConfigView, count: int) -> Feedforward:
 def _shared_width(view: ConfigView) -> int:
     if view.word("model_type") == "llama4_text":
         return view.integer("intermediate_size")
-    shared = view.count("n_shared_experts", "num_shared_experts")
+    shared = view.count("n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
     return view.count(*SHARED_KEYS) or shared * view.integer(*EXPERT_WIDTH_KEYS, default=0)
 
 
@@ -118,7 +122,9 @@ def _dense_width(view: ConfigView, *, beside: bool = False) -> int:
     """Width of the MLP, `beside` layers that have experts instead."""
     if beside:
         return view.integer("dense_intermediate_size", "intermediate_size_mlp", "intermediate_size")
-    return view.integer("intermediate_size", "ffn_hidden_size", "n_inner")
+    return view.integer(
+        "shared_intermediate_size", "intermediate_size", "ffn_hidden_size", "n_inner"
+    )
 
 
 def _own_layers(view: ConfigView) -> Sequence[str]:
@@ -137,8 +143,11 @@ def _is_sparse(view: ConfigView, layer: int) -> bool:
         return bool(named == "sparse")
     if (flag := view.entry("moe_layer_freq", layer)) is not None:
         return bool(flag)
-    first = view.count("first_k_dense_replace")
-    if layer < first or layer in view.sequence("mlp_only_layers"):
+    first = view.count("first_k_dense_replace", "moe_layer_start_index")
+    last = view.integer("moe_layer_end_index", default=layer)
+    if not first <= layer <= last or layer in view.sequence("mlp_only_layers"):
         return False
-    step = view.integer("decoder_sparse_step", "interleave_moe_layer_step", default=1)
+    step = view.integer(
+        "decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_interval", default=1
+    )
     return (layer + 1) % step == 0

@@ -50,6 +50,12 @@ class Accelerator:
             raise AcceleratorError(
                 "InvalidAccelerator", f"A CPU is one device, not {self.devices}; ask for one."
             )
+        if self.is_instance and self.devices > 1:
+            raise AcceleratorError(
+                "InvalidAccelerator",
+                f"A process sees one MIG instance, not {self.devices}; ask for one, or for whole"
+                " GPUs.",
+            )
 
     def partition(self, profile: str) -> "Accelerator":
         """The MIG instance of this GPU with a profile such as `3g.20gb`.
@@ -96,6 +102,11 @@ class Accelerator:
     def is_cpu(self) -> bool:
         """Whether the model runs on the processor."""
         return self.product == "cpu"
+
+    @property
+    def is_instance(self) -> bool:
+        """Whether it is a part of a GPU (MIG)."""
+        return "-MIG-" in self.product
 
     @property
     def is_amd(self) -> bool:

@@ -81,12 +81,14 @@ def _larger_gpus(device: Accelerator) -> list[Accelerator]:
 
 
 def _counts(problem: Problem, device: Accelerator) -> list[Accelerator]:
-    """More of `device` than the problem has, as the heads divide."""
+    """More of `device` than the problem has, as the model divides."""
+    if device.is_cpu or device.is_instance:
+        return []
     fewest, shape = problem.accelerator.devices, problem.shape
     return [
         replace(device, count=count, stages=stages)
         for count, stages in COUNTS
-        if count * stages > fewest and not shape.undivided(count) and not device.is_cpu
+        if count * stages > fewest and not shape.undivided(count)
     ]
 
 

@@ -8,6 +8,9 @@ from kvarn.planner.camel import camel, to_camel
 from kvarn.planner.errors import ShapeError
 from kvarn.planner.layer_kind import LayerKind
 
+WEIGHT_GROUPS = {"fp8": 128, "awq": 128, "awq_marlin": 128}
+"""Numbers of a row that share a scale, by quantisation, where vLLM wants them on one device
+(`validate_fp8_block_shape`, `AutoAWQConfig`)."""
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
@@ -113,17 +116,22 @@ class ModelShape:
         return (replace(full, layers=rest), sliding) if rest else (sliding,)
 
     def undivided(self, count: int) -> str:
-        """Which heads `count` devices cannot share, in words; empty where they can share all.
+        """What `count` devices cannot share, in words; empty where they can share all.
 
         Query heads are dealt. So are KV heads, or each is copied to as many devices as any other
-        (`QKVParallelLinear` of vLLM).
+        (`QKVParallelLinear` of vLLM). An MLP is dealt by its width, in whole groups of its
+        quantisation; how wide one expert is, a shape does not say.
         """
         if self.attention_heads % count:
             return f"{self.attention_heads} attention heads do not divide among {count} devices"
         for heads in (kind.kv_heads for kind in self.kinds if kind.kv_heads):
             if heads % count and count % heads:
                 return f"{heads} KV heads neither divide among {count} devices nor the reverse"
-        return ""
+        width, group = self.intermediate_size, WEIGHT_GROUPS.get(self.quantization, 1)
+        if self.experts or not width % (count * group) or count == 1:
+            return ""
+        groups = f" in groups of {group}" if group > 1 else ""
+        return f"an MLP of width {width:,} does not divide among {count} devices{groups}"
 
     def to_dict(self) -> dict[str, Any]:
         """The shape with camelCase keys; fields that hold their default are left out."""

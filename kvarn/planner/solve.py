@@ -109,9 +109,8 @@ def _problem(
             f" outputTokens), and the context has {longest:,}; lower one of the two.",
         )
     if undivided := shape.undivided(accelerator.count):
-        counts = range(min(accelerator.count, shape.attention_heads), 0, -1)
-        most = next(n for n in counts if not shape.undivided(n))
-        raise RequestError("InvalidAccelerator", f"{undivided}; use {most} of them at most.")
+        counts = [n for n in range(1, shape.attention_heads + 1) if not shape.undivided(n)]
+        raise RequestError("InvalidAccelerator", f"{undivided}; use {_listed(counts)} of them.")
     if accelerator.stages > shape.layers:
         raise RequestError(
             "InvalidAccelerator",
@@ -131,6 +130,11 @@ def _problem(
             f" a film of up to {problem.item_tokens:,} tokens in one step; raise it.",
         )
     return problem
+
+
+def _listed(counts: Sequence[int]) -> str:
+    *most, last = map(str, counts)
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def _choose(

@@ -2,7 +2,8 @@
 
 import pytest
 
-from kvarn.planner import FORMATS, Accelerator, AcceleratorError, known_gpus
+from kvarn.planner import FORMATS, Accelerator, AcceleratorError, PlanError, known_gpus, plan
+from tests.planner.builders import real_shape
 
 GIB = 1 << 30
 
@@ -81,10 +82,9 @@ def test_a_mig_instance_has_what_nvidia_smi_shows(name: str, gib: float) -> None
 
 
 def test_a_mig_instance_reads_and_computes_with_its_slices() -> None:
-    whole, part = Accelerator.find("H200"), Accelerator.find("NVIDIA-H200-MIG-2g.35gb", count=2)
+    whole, part = Accelerator.find("H200"), Accelerator.find("NVIDIA-H200-MIG-2g.35gb")
 
     assert (part.bandwidth_bytes, part.flops) == (whole.bandwidth_bytes // 4, whole.flops * 2 // 7)
-    assert part.count == 2
 
 
 @pytest.mark.parametrize("profile", ["3g", "8g.10gb", "1g.500gb", "all"])
@@ -115,3 +115,17 @@ def test_a_model_is_not_split_over_the_cpu() -> None:
 def test_tiles_are_read_faster_where_there_are_native_kernels() -> None:
     share = FORMATS["kvarn_k4v2_g128"].bandwidth_share
     assert share(Accelerator.find("H200")) > share(Accelerator.find("A100-SXM4-80GB"))
+
+
+@pytest.mark.parametrize("name", ["H100-80GB-HBM3-MIG-3g.40gb", "NVIDIA-H200-MIG-1g.18gb"])
+def test_a_process_sees_one_instance_of_a_gpu(name: str) -> None:
+    assert Accelerator.find(name).is_instance
+    with pytest.raises(AcceleratorError, match="sees one MIG instance, not 2; ask for one, or"):
+        Accelerator.find(name, count=2)
+
+
+def test_no_remedy_names_several_instances() -> None:
+    instance = Accelerator.find("H100-80GB-HBM3-MIG-1g.10gb")
+
+    with pytest.raises(PlanError, match=r": use (\S+)\.$"):
+        plan(real_shape("Qwen3-8B"), instance, cache_format="bf16")

@@ -94,7 +94,7 @@ def test_what_does_not_fit_exits_with_1_and_a_remedy() -> None:
         ((QWEN, "--gpu", "nope"), "No GPU is known as nope; give its --memory"),
         ((QWEN, "--gpu", "H100", "--tp", "3"), "do not divide among 3"),
         ((QWEN, "--gpu", "H100", "--tp", "0"), "'--tp': 0 is not in the range"),
-        ((QWEN, "--gpu", "H100", "--tp", str(10**12)), "use 32 of them at most"),
+        ((QWEN, "--gpu", "H100", "--tp", str(10**12)), "use 1, 2, 4, 8, 16 or 32 of them"),
         ((QWEN, "--gpu", "cpu", "--tp", "2"), "A CPU is one device, not 2"),
         ((QWEN, "--gpu", "H100", "--pp", "0"), "'--pp': 0 is not in the range"),
         ((QWEN, "--gpu", "H100", "--pp", "37"), "36 layers do not make 37 stages"),

@@ -316,16 +316,41 @@ def test_heads_must_divide_among_the_devices() -> None:
 @pytest.mark.parametrize(
     ("shape", "count", "words"),
     [
-        (PHI, 4, "10 KV heads neither divide among 4 devices nor the reverse; use 2 of them"),
-        (PHI, 8, "10 KV heads neither divide among 8 devices nor the reverse; use 5 of them"),
-        (TINY, 7, "2 KV heads neither divide among 7 devices nor the reverse; use 2 of"),
-        (QWEN, 3, "32 attention heads do not divide among 3 devices; use 2 of them"),
+        (PHI, 4, "10 KV heads neither divide among 4 devices nor the reverse; use 1, 2, 5, 10"),
+        (PHI, 8, "10 KV heads neither divide among 8 devices nor the reverse; use 1, 2, 5, 10"),
+        (TINY, 7, "2 KV heads neither divide among 7 devices nor the reverse; use 1 or 2 of them."),
+        (QWEN, 3, "32 attention heads do not divide among 3 devices; use 1, 2, 4, 8, 16 or 32 of"),
     ],
 )
 def test_kv_heads_are_dealt_or_copied_evenly(shape: ModelShape, count: int, words: str) -> None:
     """`QKVParallelLinear` of vLLM divides one by the other and asserts that nothing is left."""
     with pytest.raises(RequestError, match=words):
         plan(shape, Accelerator.find("H100", count=count))
+
+
+NARROW = replace(QWEN, attention_heads=12, kv_heads=2, intermediate_size=8960)
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "words"),
+    [
+        (NARROW, 6, "an MLP of width 8,960 does not divide among 6 devices; use 1, 2 or 4 of them"),
+        (
+            real_shape("Qwen3-32B-FP8"),
+            16,
+            "an MLP of width 25,600 does not divide among 16 devices in groups of 128; use 1, 2, 4",
+        ),
+    ],
+)
+def test_an_mlp_is_dealt_in_whole_groups(shape: ModelShape, count: int, words: str) -> None:
+    """`divide` of vLLM asserts it, and `validate_fp8_block_shape` raises."""
+    with pytest.raises(RequestError, match=words):
+        plan(shape, Accelerator.find("H200", count=count))
+
+
+@pytest.mark.parametrize("shape", known_models().values(), ids=known_models())
+def test_every_known_model_is_dealt_to_two(shape: ModelShape) -> None:
+    assert not shape.undivided(2)
 
 
 @pytest.mark.parametrize(("shape", "count"), [(PHI, 5), (PHI, 20), (QWEN, 16)])

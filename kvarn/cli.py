@@ -147,12 +147,12 @@ def plan_command(
     else:
         found = Accelerator.find(gpu or "", count=tp, memory_bytes=memory_bytes)
     accelerator = replace(found, stages=pp)
-    workload, limits = _workload(numbers), _limits(numbers)
+    limits = _limits(numbers)
     shape = find_shape(model)
     made = plan(
         shape,
         accelerator,
-        workload=workload,
+        workload=_workload(numbers, limits.max_model_tokens or shape.max_position_tokens),
         limits=limits,
         cache_format=cache_format,
         engine_version=vllm_version,
@@ -182,11 +182,10 @@ def _memory_bytes(gib: float | None) -> int | None:
     return round(gib * GIB)
 
 
-def _workload(numbers: dict[str, Any]) -> Workload | None:
-    """The workload, if any of it is given."""
+def _workload(numbers: dict[str, Any], longest: int) -> Workload:
+    """The workload as far as it is given, in a context of `longest` tokens."""
     names = ("prompt_tokens", "output_tokens", "concurrency")
-    given = {name: numbers[name] for name in names if numbers[name] is not None}
-    return Workload(**given) if given else None
+    return Workload.stated(longest, **{name: numbers[name] for name in names})
 
 
 def _limits(numbers: dict[str, Any]) -> Limits:

@@ -25,6 +25,33 @@ class Workload:
             if value < 1:
                 raise RequestError("InvalidWorkload", f"{camel(name)} is {value}; give at least 1.")
 
+    @classmethod
+    def stated(
+        cls,
+        tokens: int,
+        *,
+        prompt_tokens: int | None = None,
+        output_tokens: int | None = None,
+        concurrency: int | None = None,
+    ) -> Self:
+        """A workload as far as it is stated; the rest as usual, cut to a context of `tokens`.
+
+        Raises:
+            RequestError: a number is less than 1.
+        """
+        usual = cls()
+        if prompt_tokens is None and output_tokens is None:
+            usual = usual.within(tokens)
+        if prompt_tokens is None:
+            prompt_tokens = max(1, min(usual.prompt_tokens, tokens - (output_tokens or 0)))
+        if output_tokens is None:
+            output_tokens = max(1, min(usual.output_tokens, tokens - prompt_tokens))
+        return cls(
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            concurrency=usual.concurrency if concurrency is None else concurrency,
+        )
+
     @property
     def request_tokens(self) -> int:
         """Tokens in the cache when a request ends."""

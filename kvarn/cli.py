@@ -35,6 +35,7 @@ from kvarn.planner.accelerators import GIB
 from kvarn.planner.catalogue import known_models
 from kvarn.planner.nodes import WHOLE, described
 from kvarn.planner.source import find_shape, serve_arguments
+from kvarn.planner.workload import UTILIZATION_PERCENTS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -200,11 +201,14 @@ def _limits(numbers: dict[str, Any]) -> Limits:
 def _percent(share: float | None) -> int | None:
     if share is None:
         return None
-    if not 0.01 <= share <= 1:
+    percent = round(100 * share) if math.isfinite(share) else 0
+    if percent not in UTILIZATION_PERCENTS or not math.isclose(percent, 100 * share):
         raise RequestError(
-            "InvalidLimits", f"--gpu-memory-utilization is {share:g}; give 0.01 to 1."
+            "InvalidLimits",
+            f"--gpu-memory-utilization is {share:g}; give whole hundredths from"
+            f" {UTILIZATION_PERCENTS[0] / 100} to {UTILIZATION_PERCENTS[-1] / 100}.",
         )
-    return round(100 * share)
+    return percent
 
 
 def _show(

@@ -116,6 +116,12 @@ def _problem(
             "InvalidAccelerator",
             f"{shape.layers} layers do not make {accelerator.stages} stages; use fewer.",
         )
+    if accelerator.is_cpu and limits.utilization_percent:
+        raise RequestError(
+            "InvalidLimits",
+            "utilizationPercent is of a GPU; a CPU server takes what its container has, so leave it"
+            " out.",
+        )
     problem = Problem(
         shape=shape,
         accelerator=accelerator,

@@ -6,6 +6,9 @@ from typing import Self
 from kvarn.planner.camel import camel
 from kvarn.planner.errors import RequestError
 
+UTILIZATION_PERCENTS = range(10, 100)
+"""Shares of a GPU that may be fixed."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
@@ -85,10 +88,11 @@ class Limits:
                 )
         if self.max_sequences and self.max_batched_tokens:
             self._check_batch(self.max_sequences, self.max_batched_tokens)
-        if self.utilization_percent is not None and not 1 <= self.utilization_percent <= 100:
+        if self.utilization_percent not in (None, *UTILIZATION_PERCENTS):
             raise RequestError(
                 "InvalidLimits",
-                f"utilizationPercent is {self.utilization_percent}; give 1 to 100.",
+                f"utilizationPercent is {self.utilization_percent}; give"
+                f" {UTILIZATION_PERCENTS[0]} to {UTILIZATION_PERCENTS[-1]}.",
             )
 
     def _check_batch(self, sequences: int, tokens: int) -> None:

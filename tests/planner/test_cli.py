@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from kvarn.cli import main
+from kvarn.cli import _percent, main
 from kvarn.planner import Accelerator, ModelShape, Plan, plan, read_shape
 from tests.planner.builders import config_path
 
@@ -79,6 +79,11 @@ def test_limits_by_hand_stand_in_the_plan() -> None:
     assert made.utilization_percent == 90
 
 
+@pytest.mark.parametrize("percent", range(10, 100))
+def test_each_whole_percent_arrives_as_it_is(percent: int) -> None:
+    assert _percent(percent / 100) == percent
+
+
 def test_what_does_not_fit_exits_with_1_and_a_remedy() -> None:
     result = run("plan", str(config_path("Qwen2.5-32B")), "--gpu", "L4")
 
@@ -119,7 +124,15 @@ def test_what_does_not_fit_exits_with_1_and_a_remedy() -> None:
         ((QWEN, "--gpu", "H100", "--gpu-memory-utilization", "nan"), "utilization is nan; give"),
         ((QWEN, "--gpu", "H100", "--gpu-memory-utilization", "inf"), "utilization is inf; give"),
         ((QWEN, "--gpu", "H100", "--gpu-memory-utilization", "92"), "utilization is 92; give"),
-        ((QWEN, "--gpu", "H100", "--gpu-memory-utilization", "0.001"), "is 0.001; give 0.01 to 1"),
+        ((QWEN, "--gpu", "H100", "--gpu-memory-utilization", "0.001"), "is 0.001; give whole"),
+        ((QWEN, "--gpu", "H100", "--gpu-memory-utilization", "0.925"), "is 0.925; give whole"),
+        ((QWEN, "--gpu", "H100", "--gpu-memory-utilization", "0.999"), "is 0.999; give whole"),
+        ((QWEN, "--gpu", "H100", "--gpu-memory-utilization", "1"), "hundredths from 0.1 to 0.99"),
+        (
+            (QWEN, "--gpu", "cpu", "--memory", "64", "--gpu-memory-utilization", "0.5"),
+            "--gpu-memory-utilization is of a GPU; a CPU server takes what its container has, so"
+            " leave it out.",
+        ),
         ((QWEN, "--gpu", "H100", "--resource", "nvidia.com/gpu"), "--resource is of a --node"),
         ((QWEN, "--gpu", "H100", "--vllm-version", "x"), "version is 'x'"),
         ((QWEN, "--gpu", "H100", "--format", "int1"), "'int1' is not one of"),

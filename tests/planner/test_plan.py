@@ -378,7 +378,8 @@ def test_an_empty_workload_is_refused(field: str) -> None:
     [
         {"max_sequences": 0},
         {"utilization_percent": 0},
-        {"utilization_percent": 101},
+        {"utilization_percent": 9},
+        {"utilization_percent": 100},
         {"max_batched_tokens": 8, "max_sequences": 9},
     ],
 )

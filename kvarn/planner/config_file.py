@@ -1,6 +1,7 @@
 """Reading JSON, above all a Hugging Face `config.json`: typed access, errors that name the key."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ class ConfigView:
         value = self._config.get(key)
         if value is None:
             return default
-        if not isinstance(value, int | float) or value <= 0:
+        if not isinstance(value, int | float) or not 0 < value < math.inf:
             raise ShapeError(
                 "InvalidConfig",
                 f"{key} in the model's config is {value!r}; a positive number belongs there.",

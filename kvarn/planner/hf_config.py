@@ -18,8 +18,27 @@ from kvarn.planner.towers import TOWERS, encoder_bytes
 from kvarn.planner.unplanned import refuse
 from kvarn.planner.weights import Description, Weights, computed_weights
 
-POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-PRESCALED_ROPES = ("su", "longrope", "llama3", "yarn", "default", "")
+LENGTH_KEY = "model_max_length"
+"""What goes before all of `POSITION_KEYS` (Command-R)."""
+POSITION_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "max_target_positions",
+    "max_sequence_length",
+    "max_seq_length",
+    "seq_len",
+)
+"""Of which the least counts."""
+PRESCALED_ROPES = (
+    "su",
+    "longrope",
+    "llama3",
+    "yarn",
+    "deepseek_yarn",
+    "deepseek_llama_scaling",
+)
 """RoPE variants with the factor in `max_position_embeddings` already (`vllm/config/model.py`)."""
 PRESCALED_TYPE = "gemma3"
 """Part of the model types that have it there with any RoPE."""
@@ -213,9 +232,22 @@ def computing_dtype(config: Mapping[str, Any]) -> str:
 
 
 def _position_tokens(view: ConfigView) -> int:
-    tokens = min(view.integer(key, default=view.integer(*POSITION_KEYS)) for key in POSITION_KEYS)
-    rope = ConfigView(view.mapping("rope_scaling", "rope_parameters"))
-    prescaled = PRESCALED_TYPE in view.word("model_type")
-    if prescaled or rope.word("rope_type", "type") in PRESCALED_ROPES:
-        return tokens
-    return int(tokens * rope.number("factor", default=1.0))
+    """The longest context that vLLM takes (`_get_and_verify_max_len`)."""
+    if LENGTH_KEY in view:
+        tokens = view.integer(LENGTH_KEY)
+    else:
+        first = view.integer(*POSITION_KEYS)
+        tokens = min(view.integer(key, default=first) for key in POSITION_KEYS)
+    return tokens if PRESCALED_TYPE in view.word("model_type") else int(tokens * _rope_factor(view))
+
+
+def _rope_factor(view: ConfigView) -> float:
+    """How many times RoPE lengthens the context, by the last of the layers' kinds that says so."""
+    stated = view.mapping("rope_scaling") or view.mapping("rope_parameters")
+    by_kind = stated.values() if "layer_types" in view else ()
+    factor = 1.0
+    for rope in (stated, *by_kind):
+        part = ConfigView(rope if isinstance(rope, dict) else {})
+        if part.word("rope_type", "type") not in PRESCALED_ROPES:
+            factor = part.number("factor", default=factor)
+    return factor

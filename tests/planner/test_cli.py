@@ -130,8 +130,7 @@ def test_what_does_not_fit_exits_with_1_and_a_remedy() -> None:
         ((QWEN, "--gpu", "H100", "--gpu-memory-utilization", "1"), "hundredths from 0.1 to 0.99"),
         (
             (QWEN, "--gpu", "cpu", "--memory", "64", "--gpu-memory-utilization", "0.5"),
-            "--gpu-memory-utilization is of a GPU; a CPU server takes what its container has, so"
-            " leave it out.",
+            "--gpu-memory-utilization is of a GPU; a CPU server takes what its container has",
         ),
         ((QWEN, "--gpu", "H100", "--resource", "nvidia.com/gpu"), "--resource is of a --node"),
         ((QWEN, "--gpu", "H100", "--vllm-version", "x"), "version is 'x'"),

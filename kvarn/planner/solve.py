@@ -71,12 +71,14 @@ def plan(
 
 
 def _outcomes(problem: Problem, asked: Sequence[str]) -> dict[str, Draft | Misfit]:
-    return {
-        name: attempt(problem, known)
-        if _may_try(name, asked, problem.accelerator)
-        else Misfit(UNSUPPORTED, UNKNOWN)
-        for name, known in FORMATS.items()
-    }
+    return {name: _outcome(problem, name, asked) for name in FORMATS}
+
+
+def _outcome(problem: Problem, name: str, asked: Sequence[str]) -> Draft | Misfit:
+    known, device = FORMATS[name], problem.accelerator
+    if _may_try(name, asked, device):
+        return attempt(problem, known)
+    return Misfit(UNSUPPORTED, known.refusal(problem.shape, device, problem.version) or UNKNOWN)
 
 
 def _may_try(name: str, asked: Sequence[str], device: Accelerator) -> bool:

@@ -92,4 +92,8 @@ def test_tiles_have_kernels_for_nvidia_alone(product: str) -> None:
 
     with pytest.raises(PlanError, match="tiles have kernels for NVIDIA's GPUs alone"):
         plan(QWEN, device, cache_format="kvarn_k4v2_g128")
-    assert plan(QWEN, device).format == "bf16"
+    made = plan(QWEN, device)
+    assert made.format == "bf16"
+    assert made.reason.endswith(
+        "No tiles: an AMD device; tiles have kernels for NVIDIA's GPUs alone."
+    )

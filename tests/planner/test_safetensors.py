@@ -3,11 +3,12 @@
 import json
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from kvarn.planner import ShapeError, read_shape
+from kvarn.planner import ShapeError, hub, read_shape
 from kvarn.planner.accelerators import GIB
 from tests.planner.builders import real_config
 
@@ -162,3 +163,17 @@ def test_the_language_model_s_layers_count_where_it_is_a_part(folder: Path) -> N
     write_weights(folder / "model.safetensors", a=("BF16", [4], 8), **guess)
 
     assert read_shape(folder).weight_bytes == 8
+
+
+def test_a_hub_s_headers_say_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = {
+        "model.layers.35.a": SimpleNamespace(dtype="BF16", shape=[4], data_offsets=(0, 8)),
+        "model.layers.36.a": SimpleNamespace(dtype="BF16", shape=[6], data_offsets=(8, 20)),
+        "lm_head": SimpleNamespace(dtype="F8_E4M3", shape=[5], data_offsets=(20, 25)),
+    }
+    files = SimpleNamespace(files_metadata={"model.safetensors": SimpleNamespace(tensors=tensors)})
+    monkeypatch.setattr(hub, "_config_path", lambda *_: folder / "config.json")
+    monkeypatch.setattr(hub, "_fetch_beside", lambda *_: None)
+    monkeypatch.setattr("huggingface_hub.get_safetensors_metadata", lambda *_, **__: files)
+
+    assert hub.hub_shape("some/model").weight_bytes == 8 + 5

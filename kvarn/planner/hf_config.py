@@ -46,8 +46,10 @@ MUTUAL_IMAGES = ("bagel", "gemma3", "molmo2", "moondream3", "paligemma")
 """Models in which the tokens of an image attend to each other both ways."""
 QUANTIZATION_FILE = "hf_quant_config.json"
 """Where NVIDIA's tools keep the quantisation."""
-WRAPPED = ("text_config", "language_config", "llm_config", "thinker_config")
+WRAPPED = ("text_config", "language_config", "llm_config")
 """Where a model of several parts keeps the language model's config."""
+LOADED = "thinker_config"
+"""Where a model that speaks too (Qwen-Omni) keeps the config of the part that vLLM loads."""
 INHERITED = ("dtype", "torch_dtype", "quantization_config", "compression_config")
 """Keys of the whole that hold for the language model in it."""
 
@@ -99,6 +101,7 @@ def shape_from_config(
     Raises:
         ShapeError: see `read_shape`.
     """
+    config = _loaded(config)
     text, family = _language_model(config)
     view = ConfigView(text)
     refuse(text)
@@ -142,6 +145,12 @@ def shape_from_config(
         pooling=pooling,
         **_cached(kinds(view, mixers), len(mixers), widths),
     )
+
+
+def _loaded(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config without the parts that vLLM does not load."""
+    inner = ConfigView(config).mapping(LOADED)
+    return {**config, **{key: value for key, value in inner.items() if value is not None}}
 
 
 def _language_model(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], Family]:
@@ -225,6 +234,7 @@ def _cached(found: tuple[LayerKind, ...], count: int, widths: Heads) -> dict[str
 
 def computing_dtype(config: Mapping[str, Any]) -> str:
     """What vLLM computes in: the config's type, float32 lowered (`_resolve_auto_dtype`)."""
+    config = _loaded(config)
     inner = ConfigView(ConfigView(config).mapping(*WRAPPED))
     dtype = ConfigView(config).word("dtype", "torch_dtype") or inner.word("dtype", "torch_dtype")
     dtype = dtype.removeprefix("torch.")

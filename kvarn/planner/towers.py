@@ -1,5 +1,6 @@
 """Weights of the encoders beside a language model: vision and audio towers."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,8 +28,15 @@ def _tower(view: ConfigView, hidden: int) -> int:
     inner = inner or int(width * view.number("mlp_ratio", default=4))
     matrices = 3 if view.word("hidden_act") == "silu" else 2
     layer = 4 * width * width + matrices * width * inner
-    patch = CHANNELS * view.count("patch_size") ** 2 * width
-    return layers * layer + patch + _projector(view, width, hidden)
+    return layers * layer + CHANNELS * _patch(view) * width + _projector(view, width, hidden)
+
+
+def _patch(view: ConfigView) -> int:
+    """Pixels of a patch: `patch_size` is a side, or both."""
+    sides = view.sequence("patch_size")
+    if sides and all(type(side) is int and side > 0 for side in sides):
+        return math.prod(sides)
+    return view.count("patch_size") ** 2
 
 
 def _projector(view: ConfigView, width: int, hidden: int) -> int:

@@ -10,7 +10,7 @@ from kvarn.planner.accelerators import Accelerator
 from kvarn.planner.layer_kind import LayerKind
 from kvarn.planner.refusals import dtype_on, refuse_fp8, refuse_plain, refuse_tiles
 from kvarn.planner.shape import ModelShape
-from kvarn.planner.version import EngineVersion
+from kvarn.planner.version import LATEST, EngineVersion
 
 GPU_BLOCK_TOKENS = 16
 CPU_BLOCK_TOKENS = 128
@@ -71,16 +71,19 @@ class CacheFormat:
     layer_seconds: float
     tiled: bool
 
-    def engine_dtype(self, shape: ModelShape, device: Accelerator) -> str:
+    def engine_dtype(
+        self, shape: ModelShape, device: Accelerator, version: EngineVersion = LATEST
+    ) -> str:
         """The `--kv-cache-dtype` that gives the model this format.
 
         In the model's precision, the type by its name where vLLM would take another by itself: that
-        of the checkpoint's scheme, or for sparse attention 8 bits (`GlmMoeDsaForCausalLM`).
-        Attention on a CPU takes no type by name.
+        of the checkpoint's scheme, or for sparse attention 8 bits (`GlmMoeDsaForCausalLM`). Old
+        releases' 8 bits are planned for. Attention on a CPU takes no type by name.
         """
         sparse = any(kind.kind == "index" for kind in shape.kinds)
         otherwise = shape.quantization.startswith(SCHEMED) or sparse
-        if self.kv_cache_dtype != ENGINE_CHOICE or device.is_cpu or not otherwise:
+        kept = device.is_cpu or (sparse and version.packs_sparse_latents)
+        if self.kv_cache_dtype != ENGINE_CHOICE or kept or not otherwise:
             return self.kv_cache_dtype
         return dtype_on(shape, device)
 

@@ -207,7 +207,9 @@ def _plan(
     return Plan(
         accelerator=problem.accelerator,
         format=draft.format.name,
-        kv_cache_dtype=draft.format.engine_dtype(problem.shape, problem.accelerator),
+        kv_cache_dtype=draft.format.engine_dtype(
+            problem.shape, problem.accelerator, problem.version
+        ),
         reason=format_reason(problem, draft, outcomes, by_hand=by_hand),
         account=_account(problem, draft),
         cache_tokens=draft.cache_tokens,

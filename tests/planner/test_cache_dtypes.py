@@ -8,6 +8,7 @@ import pytest
 
 from kvarn.planner import FORMATS, Accelerator, ModelShape, plan
 from kvarn.planner.catalogue import known_models
+from kvarn.planner.version import EngineVersion
 from tests.planner.builders import real_shape
 
 H200 = Accelerator.find("H200", count=8)
@@ -57,6 +58,13 @@ def test_glm_s_sparse_attention_is_plain_on_blackwell_too() -> None:
     b200 = Accelerator.find("B200", count=8)
 
     assert PLAIN.engine_dtype(known_models()["zai-org/GLM-5-FP8"], b200) == "bfloat16"
+
+
+def test_an_old_release_keeps_the_8_bits_that_are_planned_for() -> None:
+    shape = known_models()["nvidia/DeepSeek-V3.2-NVFP4"]
+
+    assert PLAIN.engine_dtype(shape, H200, EngineVersion.parse("0.15")) == "auto"
+    assert PLAIN.engine_dtype(shape, H200, EngineVersion.parse("0.16")) == "bfloat16"
 
 
 @pytest.mark.parametrize("quantization", ["", "fp8", "awq", "gptq", "mxfp4"])

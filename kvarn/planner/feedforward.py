@@ -143,7 +143,7 @@ def _is_sparse(view: ConfigView, layer: int) -> bool:
         return bool(named == "sparse")
     if (flag := view.entry("moe_layer_freq", layer)) is not None:
         return bool(flag)
-    first = view.count("first_k_dense_replace", "moe_layer_start_index")
+    first = view.count("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index")
     last = view.integer("moe_layer_end_index", default=layer)
     if not first <= layer <= last or layer in view.sequence("mlp_only_layers"):
         return False

@@ -19,6 +19,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "nemotron_h": {"layers_block_type": 4 * ["linear_attention", "moe", "full_attention", "mlp"]},
 }
 PARAMETERS = {
+    "afmoe": 19_232_600_000,
     "apertus": 6_979_596_352,
     "arcee": 4_022_766_080,
     "aria_text": 18_517_069_824,

@@ -9,6 +9,7 @@ from transformers import CONFIG_MAPPING
 from kvarn.planner import ShapeError, read_shape
 
 PARAMETERS = {
+    "muse_glimmer": 29_776_626_688,
     "qianfan_ocr": 12_387_044_352,
     "qwen2_5_omni": 11_338_288_896,
     "qwen3_omni_moe": 18_418_329_704,

@@ -14,6 +14,11 @@ _KEYS = {
     "compress_ratios": ("CompressedAttention", "compresses its cache along the context"),
     "compress_rates": ("CompressedAttention", "compresses its cache along the context"),
     "cross_attention_layers": ("CrossAttention", "attends to an encoder, which vLLM does not run"),
+    "layer_group_size": ("UnknownLayer", "attends linearly in most layers"),
+    "interleaved_sliding_window": ("UnknownLayer", "has a list of windows of its own"),
+    "window_sizes": ("UnknownLayer", "has a list of windows of its own"),
+    "loop_num": ("RepeatedLayers", "runs its layers more than once for each token"),
+    "n_recurrent_loops": ("RepeatedLayers", "runs its layers more than once for each token"),
 }
 """Keys that tell why a cache is not counted."""
 _TYPES = {
@@ -66,6 +71,8 @@ def _refuse_unlisted(view: ConfigView, text: Mapping[str, Any], kind: str) -> No
             f"{kind} brings code of its own, and its config does not say what it computes; state"
             " the shape by hand, or use a model that vLLM has built in.",
         )
+    if "kv_lora_rank" in view:
+        _unplanned("UnknownCache", f"{kind} may keep a latent vector, or keys and values", KINDS)
     recurrent = [key for key in text if key.startswith(_RECURRENT) and key in view]
     if recurrent:
         _unplanned("UnknownLayer", f"{kind} has layers with a state ({recurrent[0]})", KINDS)

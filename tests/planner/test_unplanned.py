@@ -87,3 +87,22 @@ def test_a_type_whose_keys_mislead_is_refused(kind: str) -> None:
 def test_experts_without_the_number_that_a_token_visits_are_refused() -> None:
     with pytest.raises(ShapeError, match="lacks num_experts_per_tok"):
         read_shape(real_config("Qwen3-30B-A3B", num_experts_per_tok=None))
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"layer_group_size": 8}, "UnknownLayer"),
+        ({"loop_num": 2}, "RepeatedLayers"),
+        ({"n_recurrent_loops": 3}, "RepeatedLayers"),
+        ({"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64}, "UnknownCache"),
+        ({"interleaved_sliding_window": [2048, None]}, "UnknownLayer"),
+        ({"window_sizes": [[2048, 0]]}, "UnknownLayer"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_key_that_changes_what_layers_keep_is_refused(keys: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ShapeError, match="is not planned for; state") as raised:
+        read_shape(_novel(**keys))
+
+    assert raised.value.reason == reason

@@ -26,6 +26,9 @@ _TYPES = {
     "ernie4_5_vl_moe_text": ("UnevenExperts", "has experts of two widths in a layer"),
     "gemma3n_text": ("UnevenLayers", "has weights around its layers (AltUp and LAuReL)"),
     "hrm_text": ("RepeatedLayers", "runs its layers more than once for each token"),
+    "jetmoe": ("UnevenExperts", "has experts in its attention"),
+    "phi4_multimodal": ("UnknownEncoder", "has encoders and adapters that its config leaves out"),
+    "phi4mm": ("UnknownEncoder", "has encoders and adapters that its config leaves out"),
 }
 """Model types whose keys read like those of others."""
 _RECURRENT = ("mamba_", "conv_", "ssm_", "attn_layer_")

@@ -78,7 +78,9 @@ def test_a_type_with_keys_of_its_own_is_named(config: dict[str, Any], key: str) 
     assert (raised.value.reason, raised.value.message) == ("UnknownModel", sentence)
 
 
-@pytest.mark.parametrize("kind", ["ernie4_5_vl_moe_text", "gemma3n_text", "hrm_text"])
+@pytest.mark.parametrize(
+    "kind", ["ernie4_5_vl_moe_text", "gemma3n_text", "hrm_text", "jetmoe", "phi4mm"]
+)
 def test_a_type_whose_keys_mislead_is_refused(kind: str) -> None:
     with pytest.raises(ShapeError, match=f"{kind} .* is not planned for; state the shape by hand"):
         read_shape(_novel(model_type=kind))

@@ -1,7 +1,7 @@
-"""The study of formats: `python -m bench.formats [--json] [--svg FILE]`.
+"""The study of formats: `python -m bench.formats [--synthetic] [--json] [--svg FILE]`.
 
-Needs the model of `python -m bench.quality.train`. On a CPU it takes a quarter of an hour, on a GPU
-seconds.
+Needs the model of `python -m bench.quality.train`, but for synthetic data. On a CPU it takes a
+quarter of an hour, on a GPU seconds.
 """
 
 import json
@@ -16,19 +16,20 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.formats import plane, plot
-from bench.formats.data import data_sets
+from bench.formats.data import captured_sets, synthetic_sets
 from bench.quality.train import trained
 
 
 @click.command()
 @click.option("--model", type=click.Path(path_type=Path), default=None, help="The trained model.")
+@click.option("--synthetic", is_flag=True, help="Only the data that need no model.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--svg", type=click.Path(path_type=Path), default=None, help="Draw the plane there.")
-def main(model: Path | None, as_json: bool, svg: Path | None) -> None:
+def main(*, model: Path | None, synthetic: bool, as_json: bool, svg: Path | None) -> None:
     """Place every cache format on the plane of attention-output error against stored bits."""
-    folder = trained(model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data = data_sets(folder, device)
+    captured = {} if synthetic else captured_sets(trained(model), device)
+    data = {**captured, **synthetic_sets(device)}
     tables = {"the plane": plane.place(plane.contenders(), data)}
     for title, methods in plane.ablations().items():
         tables[title] = plane.place(methods, data)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ PROSE_FROM, NEEDLES_FROM = 20_000, 60_000
 """Places in the held-out text."""
 SYNTHETIC_LAYERS = 4
 HEADS, GROUP, HEAD_DIM = 2, 4, 128
+BIASED_CHANNELS, BIAS = 8, 167.0
+"""What the keys of Qwen2-7B's first layer have by the bias of their projection."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class Layer:
         return (self.queries @ keys.unsqueeze(1).mT * scale).softmax(-1)
 
 
-def data_sets(folder: Path, device: torch.device) -> Mapping[str, Sequence[Layer]]:
-    """All data sets by name, each a list of layers."""
+def captured_sets(folder: Path, device: torch.device) -> Mapping[str, Sequence[Layer]]:
+    """What the trained model's layers have, by the kind of text, each a list of layers."""
     model = load(folder, device)
     held_out = np.load(folder / "held_out.npy").astype(np.int64)
     length = STORED_TOKENS + QUERIES
@@ -46,12 +49,19 @@ def data_sets(folder: Path, device: torch.device) -> Mapping[str, Sequence[Layer
     return {
         "prose": captured(model, held_out[PROSE_FROM : PROSE_FROM + length]),
         "needles": captured(model, needles.tokens),
-        "outliers": [
-            synthetic(seed, uneven=0.1, device=device) for seed in range(SYNTHETIC_LAYERS)
-        ],
-        "uneven tokens": [
-            synthetic(seed, uneven=0.7, device=device) for seed in range(SYNTHETIC_LAYERS)
-        ],
+    }
+
+
+def synthetic_sets(device: torch.device) -> Mapping[str, Sequence[Layer]]:
+    """Made-up layers by what is hard in them; they need no model."""
+    hard = {
+        "outliers": partial(synthetic, uneven=0.1),
+        "uneven tokens": partial(synthetic, uneven=0.7),
+        "biased keys": partial(synthetic, uneven=0.1, bias=BIAS),
+    }
+    return {
+        name: [layer(seed, device=device) for seed in range(SYNTHETIC_LAYERS)]
+        for name, layer in hard.items()
     }
 
 
@@ -74,12 +84,13 @@ def captured(model: Llama, tokens: np.ndarray) -> list[Layer]:
     return layers
 
 
-def synthetic(seed: int, *, uneven: float, device: torch.device) -> Layer:
+def synthetic(seed: int, *, uneven: float, bias: float = 0.0, device: torch.device) -> Layer:
     """Four outlier channels with a mean of their own, and tokens of uneven magnitude.
 
     Args:
         seed: of the random numbers.
         uneven: deviation of the logarithm of the tokens' magnitude.
+        bias: what every key has more or less in some channels; attention does not change by it.
         device: where the tensors go.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -96,6 +107,8 @@ def synthetic(seed: int, *, uneven: float, device: torch.device) -> Layer:
     values = normal(HEADS, STORED_TOKENS, HEAD_DIM) * (0.5 * normal(HEADS, 1, HEAD_DIM)).exp()
     values = values * (uneven * normal(HEADS, STORED_TOKENS, 1)).exp()
     queries = _queries(keys - keys.mean(1, keepdim=True), generator)
+    for head in keys:
+        head[:, torch.randperm(HEAD_DIM, generator=generator)[:BIASED_CHANNELS]] += bias
     return Layer(queries.to(device), keys.to(device), values.to(device))
 
 

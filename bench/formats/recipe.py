@@ -95,7 +95,8 @@ class Recipe:
         token = (rows - centre(rows)).square().mean(-1, keepdim=True).sqrt().clamp(min=SMALLEST)
         if not self.even_tokens:
             token = token.mean(-2, keepdim=True).expand_as(token)
-        mean = centre(rows / token) * token.mean(-2, keepdim=True)
+        average = _average(rows)
+        mean = average + centre((rows - average) / token) * token.mean(-2, keepdim=True)
         reach = ((rows - mean) / token).abs().amax(-2, keepdim=True)
         return token, (reach * self.ranges[bits] / middle(bits)).clamp(min=SMALLEST), mean
 

@@ -100,8 +100,10 @@ class _Grid:
     def around(cls, rows: torch.Tensor, bits: int) -> Self:
         """A grid that spans most of each channel once the tokens are of one size."""
         token = _root_mean_square(rows - _middle_of_range(rows))
-        level = rows / token
-        mean = _middle_of_range(level) * token.mean(dim=-2, keepdim=True)
+        # A bias of the keys is the same in every token: it must not be divided by their sizes.
+        average = rows.mean(dim=-2, keepdim=True)
+        level = (rows - average) / token
+        mean = average + _middle_of_range(level) * token.mean(dim=-2, keepdim=True)
         reach = ((rows - mean) / token).abs().amax(dim=-2, keepdim=True)
         channel = (reach * RANGE[bits] / middle(bits)).clamp(min=SMALLEST)
         return cls(token, channel, mean, bits)

@@ -80,6 +80,15 @@ def test_formats(name: str, head_dim: int, dtype: torch.dtype) -> None:
     check_the_rest(world)
 
 
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+def test_keys_with_a_bias(head_dim: int) -> None:
+    name = "kvarn_k3v3_g128" if head_dim == 64 else "kvarn_k4v2_g128"
+    world = World(TileLayout(FORMATS[name], head_dim), [128], heads=1, dtype=torch.float16)
+    world.bias(200)
+    run(world, {0: (0, 128)})
+    check_tiles(world)
+
+
 def test_prompts_of_several_tiles() -> None:
     """Heads lie apart, tiles straddle the tail and the step, and a whole one is in the step."""
     world = World(TileLayout(FORMATS["kvarn_k3v3_g128"], 64), [384, 128], dtype=torch.float16)

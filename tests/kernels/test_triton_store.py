@@ -165,6 +165,13 @@ def test_models_of_every_precision(name: str, dtype: torch.dtype) -> None:
     check_the_rest(world)
 
 
+def test_keys_with_a_bias() -> None:
+    world = World(TileLayout(FORMATS["kvarn_k4v2_g128"], 64), [128], dtype=torch.float16)
+    world.bias(200)
+    run(world, {0: (0, 128)})
+    check_tiles(world)
+
+
 # A sum that ends a loop is an array of one number to the interpreter.
 @pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0:DeprecationWarning")
 @pytest.mark.parametrize("padding", [1, 300], ids="padding={}".format)

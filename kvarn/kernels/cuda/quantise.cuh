@@ -99,22 +99,25 @@ DEVICE void find_middles(Shared& shared, int slab) {
   __syncthreads();
 }
 
-// First means of the slab's channels.
+// First means of the slab's channels: their averages, and the middles of the levels about them.
 DEVICE void find_means(Shared& shared, int slab) {
-  float partial[3][4] = {{LOWEST, LOWEST, LOWEST, LOWEST}, {LOWEST, LOWEST, LOWEST, LOWEST}};
+  float sum[4], partial[3][4] = {{LOWEST, LOWEST, LOWEST, LOWEST}, {LOWEST, LOWEST, LOWEST, LOWEST}};
+  load_four(&shared.sum[slab * SLAB + 4 * own_quad()], sum);
   each_token(shared, [&](const float(&x)[4], const Token& token, int) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      const float level = x[i] * token.inverse;
+      const float level = (x[i] - sum[i] * (1.f / TILE)) * token.inverse;
       partial[0][i] = fmaxf(partial[0][i], level);
       partial[1][i] = fmaxf(partial[1][i], -level);
       partial[2][i] += token.scale;
     }
   });
   leave(shared, partial);
-  if (owns_channel())
-    shared.shift[slab * SLAB + threadIdx.x] =
-        .5f * (highest(shared, 0) - highest(shared, 1)) * (total(shared, 2) * (1.f / TILE));
+  if (owns_channel()) {
+    const int channel = slab * SLAB + threadIdx.x;
+    const float middle = .5f * (highest(shared, 0) - highest(shared, 1));
+    shared.shift[channel] = (shared.sum[channel] + middle * total(shared, 2)) * (1.f / TILE);
+  }
   __syncthreads();
 }
 

@@ -82,7 +82,9 @@ def spanned(x: tl.tensor, token: tl.tensor, STEP: tl.constexpr) -> tuple[tl.tens
         STEP: of the codes, in parts of a channel's reach.
     """
     inverse = reciprocal(token)[None, :]
-    mean = middle_of_range(x * inverse) * (tl.sum(token[None, :], 1) * (1.0 / TILE))
+    average = tl.sum(x, 1) * (1.0 / TILE)
+    middle = middle_of_range((x - average[:, None]) * inverse)
+    mean = average + middle * (tl.sum(token[None, :], 1) * (1.0 / TILE))
     reach = tl.max(tl.abs((x - mean[:, None]) * inverse), 1)
     return mean, tl.maximum(reach * STEP, SMALLEST)
 

@@ -57,7 +57,7 @@ def synthetic_sets(device: torch.device) -> Mapping[str, Sequence[Layer]]:
     hard = {
         "outliers": partial(synthetic, uneven=0.1),
         "uneven tokens": partial(synthetic, uneven=0.7),
-        "biased keys": partial(synthetic, uneven=0.1, bias=BIAS),
+        "biased keys": partial(synthetic, uneven=0.7, bias=BIAS),
     }
     return {
         name: [layer(seed, device=device) for seed in range(SYNTHETIC_LAYERS)]

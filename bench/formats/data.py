@@ -21,7 +21,7 @@ PROSE_FROM, NEEDLES_FROM = 20_000, 60_000
 SYNTHETIC_LAYERS = 4
 HEADS, GROUP, HEAD_DIM = 2, 4, 128
 BIASED_CHANNELS, BIAS = 8, 167.0
-"""What the keys of Qwen2-7B's first layer have by the bias of their projection."""
+"""What the bias of a projection may add to keys: docs/decisions/0002-tile-format.md."""
 
 
 @dataclass(frozen=True)

@@ -203,11 +203,8 @@ def _accelerator(spec: Spec, product: str) -> planner.Accelerator:
 def _workload(spec: Spec, shape: planner.ModelShape) -> planner.Workload | None:
     if spec.workload is None:
         return None
-    workload = planner.Workload(**spec.workload.model_dump(exclude_none=True))
-    if spec.workload.prompt_tokens or spec.workload.output_tokens:
-        return workload
     longest = _limits(spec).max_model_tokens or shape.max_position_tokens
-    return workload.within(longest)
+    return planner.Workload.stated(longest, **spec.workload.model_dump(exclude_none=True))
 
 
 def _limits(spec: Spec) -> planner.Limits:

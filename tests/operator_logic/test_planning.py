@@ -49,6 +49,12 @@ def test_fixed_limits_stand_in_the_plan() -> None:
     assert (plan.max_model_tokens, plan.max_sequences) == (1024, 3)
 
 
+def test_what_a_workload_leaves_unsaid_fits_the_context() -> None:
+    spec = {"context": {"maxTokens": 300}, "workload": {"promptTokens": 100}}
+
+    assert planned(target(**spec)).plan.max_model_tokens == 300
+
+
 def test_the_memory_of_a_cpu_pod_is_its_limit() -> None:
     limits = {"resources": {"limits": {"memory": "3Gi"}}}
 

@@ -21,7 +21,14 @@ from triton.backends.driver import DriverBase
 
 from tests.kernels.releases import INSTALLED, compile_with, folder
 
-SHARED_BYTES: Mapping[int, int] = {80: 166_912, 90: 232_448, 100: 232_448}
+SHARED_BYTES: Mapping[int, int] = {
+    80: 166_912,
+    86: 101_376,
+    89: 101_376,
+    90: 232_448,
+    100: 232_448,
+    120: 101_376,
+}
 """Shared memory that a program can have, by compute capability."""
 
 
@@ -48,7 +55,7 @@ def binaries(
     """Compile what a function launches, in the order in which it does.
 
     Args:
-        capability: compute capability of the GPU: 80, 90, 100.
+        capability: compute capability of the GPU, one of :data:`SHARED_BYTES`.
         launch: a function of a module, called in another process.
         args: of the function.
         kwargs: of the function.

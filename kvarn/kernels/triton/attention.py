@@ -13,7 +13,7 @@ from kvarn.kernels.triton.butterfly import rotate_queries
 from kvarn.kernels.triton.decode import attend_few
 from kvarn.kernels.triton.flash import attend_prompts
 from kvarn.kernels.triton.memory import scratch
-from kvarn.kernels.triton.parts import Cut, even_cut, fixed_cut, processors
+from kvarn.kernels.triton.parts import Cut, even_cut, fixed_cut, is_roomy, processors
 from kvarn.kernels.triton.prefill import attend_many
 from kvarn.kernels.triton.rotate import padded_channels
 from kvarn.kernels.triton.step import Step
@@ -103,6 +103,8 @@ def attend(
         whether the tails are written already.
     """
     layout = cache.layout
+    if step.batch.most_new == 1 and single_tokens and single_tokens(step, cache, attention):
+        return True
     few = _few(step, attention, layout, batch_invariant=batch_invariant)
     many = few < min(step.batch.most_new, TILE_TOKENS)
     # Segments of several tokens come first: a library writes rows of single tokens as well, and
@@ -113,7 +115,7 @@ def attend(
         rotated = _rotated(layout, attention.query)
         attend_many(step, cache, attention, rotated, few=few)
     if few == 1 and single_tokens and single_tokens(step, cache, attention):
-        return step.batch.most_new == 1
+        return False
     if not many:
         rotated = _rotated(layout, attention.query)
     if few and rotated is not None:
@@ -135,10 +137,16 @@ def _rotated(layout: TileLayout, query: torch.Tensor) -> torch.Tensor | None:
 def _few(step: Step, attention: Attention, layout: TileLayout, *, batch_invariant: bool) -> int:
     """Tokens up to which a segment is attended in parts.
 
-    Float32 is for tests, and has products of its own. Where results must not depend on the batch
-    every segment is: a token may come alone in one batch and with a whole prompt in another.
+    Float32 is for tests, and has products of its own. Tiles of 512 channels in 3 bits are unpacked
+    through 141,312 bytes of shared memory in parts, which not every GPU has.
+
+    Where results must not depend on the batch every segment is: a token may come alone in one batch
+    and with a whole prompt in another.
     """
     if compute_type(layout, attention.query.dtype) == torch.float32:
+        return 0
+    bits = (layout.format.key_bits, layout.format.value_bits)
+    if 3 in bits and layout.head_dim > 256 and not is_roomy():
         return 0
     most = min(step.batch.most_new, TILE_TOKENS)
     return most if batch_invariant or most <= FEW_TOKENS else 1

@@ -5,9 +5,10 @@ from functools import cache
 
 import torch
 import triton
+from triton.runtime import driver
 
 from kvarn.format.layout import TileLayout
-from kvarn.kernels.triton.rotate import padded_channels
+from kvarn.kernels.triton.rotate import INTERPRETED, padded_channels
 
 WARPS_AT_ONCE = 8
 """Warps of 255 registers that a multiprocessor runs side by side."""
@@ -17,6 +18,12 @@ LEAST_TILES = 2
 
 FIXED_TILES = 32
 """Tiles of a part where results must not depend on the batch."""
+
+ROOM_BYTES = 166_912
+"""Shared memory that a program can have on an A100; with less, kernels take other shapes."""
+
+STAGES = 3
+"""Iterations of a loop whose rows are loaded at once; Triton's own choice."""
 
 _OVERHEAD_TILES = 2
 """What a part costs beside its tiles, in tiles."""
@@ -93,6 +100,25 @@ def processors(device: torch.device) -> int:
     if device.type != "cuda":
         return 1
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def is_roomy() -> bool:
+    """Whether a program can have :data:`ROOM_BYTES` of shared memory on the current device.
+
+    The many GPUs of compute capability 8.6, 8.9 and 12.x have 101,376 bytes.
+    """
+    return INTERPRETED.value or _shared_bytes(driver.active.get_current_device()) >= ROOM_BYTES
+
+
+@cache
+def _shared_bytes(device: int) -> int:
+    size: int = driver.active.utils.get_device_properties(device)["max_shared_mem"]
+    return size
+
+
+def stages(layout: TileLayout) -> int:
+    """Stages of a program's loops over rows: one where several large ones do not fit."""
+    return STAGES if padded_channels(layout) <= 128 or is_roomy() else 1
 
 
 def _columns(rows: int) -> int:

@@ -23,6 +23,7 @@ from kvarn.kernels.triton.butterfly import group_channel, turned
 from kvarn.kernels.triton.dense import load_rows
 from kvarn.kernels.triton.own import Own, channel_places, operand, own_keys, own_of, own_values
 from kvarn.kernels.triton.packed import History, history_of, page_at, tile_in
+from kvarn.kernels.triton.parts import is_roomy
 from kvarn.kernels.triton.queries import Asked, pointers, rotated_pointers, rows_asked, segment_at
 from kvarn.kernels.triton.scores import LOWEST, as_exponents, score_factor, weigh
 from kvarn.kernels.triton.step import TILE, Step
@@ -224,12 +225,15 @@ def _attend_many(
 
 def _block(layout: TileLayout, model: torch.dtype) -> dict[str, int]:
     """Query rows, tokens, warps and stages of a program."""
-    places = channel_places(layout)
+    places, roomy = channel_places(layout), is_roomy()
+    tight = places > 256 and not roomy
     if compute_type(layout, model) == torch.float32:
-        return {"M": 16, "T": 32, "num_warps": 4, "num_stages": 1}
+        rows, tokens = (8, 16) if tight else (16, 32)
+        return {"M": rows, "T": tokens, "num_warps": 4, "num_stages": 1}
     if places > 128:
-        return {"M": 2**14 // places, "T": 32, "num_warps": 8, "num_stages": 1}
-    return {"M": 128, "T": 64, "num_warps": 8, "num_stages": 2}
+        rows = (2**13 if tight else 2**14) // places
+        return {"M": rows, "T": 32, "num_warps": 8, "num_stages": 1}
+    return {"M": 128, "T": 64, "num_warps": 8, "num_stages": 2 if roomy else 1}
 
 
 def attend_many(

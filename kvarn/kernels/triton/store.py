@@ -10,6 +10,7 @@ import triton.language as tl
 
 from kvarn.kernels.batch import LayerCache
 from kvarn.kernels.triton.arguments import Pages, Rows, Sequences
+from kvarn.kernels.triton.parts import stages
 from kvarn.kernels.triton.rotate import signs
 from kvarn.kernels.triton.step import NULL, TILE, Step, load_segment
 from kvarn.kernels.triton.tile import copy_tile, quantise_tile, slab_channels
@@ -59,6 +60,7 @@ def store_tiles(
         LAYOUT=layout,
         SEVERAL=segments_each > 1,
         num_warps=slab_channels(layout) // 16,
+        num_stages=stages(layout),
     )
 
 

@@ -132,6 +132,14 @@ def _refused(match: re.Match[str]) -> Failure:
     return Failure("Unsupported", match["said"].strip())
 
 
+def _kernel_too_large(match: re.Match[str]) -> Failure:
+    return Failure(
+        "Unsupported",
+        f"A kernel in Triton needs {match['needed']} of {match['what']}, and this GPU gives a "
+        f"kernel {match['there']}.",
+    )
+
+
 def _amount(name: str) -> str:
     return rf"(?P<{name}>[\d.]+) (?P<{name}_unit>MiB|GiB)"
 
@@ -168,6 +176,13 @@ _SYMPTOMS = (
             rf"total capacity of {_amount('total')} of which {_amount('free')} is free"
         ),
         _device_full,
+    ),
+    _Symptom(
+        re.compile(
+            r"OutOfResources: out of resource: (?P<what>[\w ]+), Required: (?P<needed>\d+), "
+            r"Hardware limit: (?P<there>\d+)"
+        ),
+        _kernel_too_large,
     ),
     _Symptom(re.compile(r"you tried to allocate (?P<requested>\d+) bytes"), _host_full),
 )

@@ -36,7 +36,7 @@ def kernels() -> Kernels:
 def described() -> str:
     """The kernels of this process, for people."""
     graphs = "single tokens in CUDA graphs" if kernels().captures else "outside of CUDA graphs"
-    return f"{kernels().name}, {graphs}"
+    return f"{kernels().describe()}, {graphs}"
 
 
 def announce(cache_format: str) -> None:

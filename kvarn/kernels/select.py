@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -21,7 +20,8 @@ class Kernels:
     """An implementation.
 
     Attributes:
-        name: for logs.
+        describe: names those that run, for logs. What depends on the model is known once memory
+            was reserved.
         prepare: makes of a batch what all its layers share.
         attend_and_store: a layer's work; takes what `prepare` made, and the layer.
         reserve: takes the memory that the work needs beside its arguments, for so many queries
@@ -31,7 +31,7 @@ class Kernels:
         captures: whether a step of single tokens may be captured in a CUDA graph.
     """
 
-    name: str
+    describe: Callable[[], str]
     prepare: Callable[[Batch], Any]
     attend_and_store: Callable[..., None]
     reserve: Callable[..., None]
@@ -45,22 +45,23 @@ def kernels_for(
 
     Args:
         device_type: as torch names it; anything but a CPU is taken for a GPU.
-        batch_invariant: make a query's result independent of the batch it is in, bit for bit.
-            Without a GPU it always is.
+        batch_invariant: make a query's result independent of the batch it is in, bit for bit; on
+            GPUs alone. On a CPU a query alone is rounded otherwise than one of a longer run.
         prompts: a library that attends prompts, unless results must not depend on the batch.
     """
     if device_type == "cpu":
-        return Kernels("PyTorch", plain.prepare, plain.attend_and_store, _nothing, captures=False)
+        return Kernels(
+            lambda: "PyTorch", plain.prepare, plain.attend_and_store, _nothing, captures=False
+        )
     triton = import_module("kvarn.kernels.triton")  # the library is there on GPU machines alone
-    cuda = cuda_kernels()
+    store, single_tokens = _cuda_operations(batch_invariant=batch_invariant)
     library = None if batch_invariant else prompts
 
     attend = partial(
         triton.attend_and_store,
         batch_invariant=batch_invariant,
-        store=cuda and cuda.store_tiles,
-        # The pieces that it cuts work into depend on the batch.
-        single_tokens=None if batch_invariant else cuda and cuda.attend_single_tokens,
+        store=store,
+        single_tokens=single_tokens,
         prompts=library,
     )
     rehearse_once = cache(partial(triton.rehearse, attend))
@@ -89,13 +90,39 @@ def kernels_for(
             )
             rehearse_once(layer)
 
-    name = "CUDA C++ and Triton" if cuda else "Triton"
-    return Kernels(name, triton.prepare, attend, reserve, captures=True)
+    describe = partial(_described, store, single_tokens)
+    return Kernels(describe, triton.prepare, attend, reserve, captures=True)
+
+
+def _cuda_operations(*, batch_invariant: bool) -> tuple[Any, Any]:
+    """What stores tiles, and what attends single tokens, in CUDA C++, where they run."""
+    cuda = cuda_kernels()
+    if cuda is None:
+        return None, None
+    operation = import_module("kvarn.kernels.cuda.program").Operation
+    # The pieces that the latter cuts work into depend on the batch.
+    single_tokens = None if batch_invariant else operation(cuda.attend_single_tokens)
+    return operation(cuda.store_tiles), single_tokens
+
+
+def _described(store: Any, single_tokens: Any) -> str:
+    """Which kernels run, as far as these operations show."""
+    worked = [operation.has_worked for operation in (store, single_tokens) if operation]
+    if worked and all(each is None for each in worked):
+        return "CUDA C++ where it has programs, and Triton"
+    if single_tokens and single_tokens.has_worked:
+        return "CUDA C++ and Triton"
+    if store and store.has_worked:
+        return "Triton, and CUDA C++ for complete tiles"
+    return "Triton"
 
 
 def cuda_kernels() -> ModuleType | None:
-    """The kernels in CUDA C++, where they run."""
-    if not torch.cuda.is_available() or not find_spec("cuda"):
+    """The kernels in CUDA C++, where they run.
+
+    Where a GPU is new enough and they do not, a warning says why.
+    """
+    if not torch.cuda.is_available():
         return None
     cuda = import_module("kvarn.kernels.cuda")
     capability = torch.cuda.get_device_capability()

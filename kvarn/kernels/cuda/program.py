@@ -1,7 +1,8 @@
 """A compiled program on a device."""
 
 import ctypes
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -10,11 +11,17 @@ import torch
 
 from kvarn.kernels.cuda.source import FOLDER, MAIN, Variant
 
+logger = logging.getLogger(__name__)
+
 OLDEST = (9, 0)
 """Compute capability of the first GPUs with bulk copies."""
 
 JOIN_WARPS = 8
 """Warps of a block of `combine`."""
+
+
+class ProgramError(RuntimeError):
+    """The compiler or the driver refuses a program; nothing of it runs."""
 
 
 class Program(Protocol):
@@ -89,7 +96,9 @@ def launch_function(
     early.value.programmaticStreamSerializationAllowed = 1
     config.attrs, config.numAttrs = [early], 1
     pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
-    _checked(driver.cuLaunchKernelEx(config, function, ctypes.addressof(pointers), 0))
+    (result,) = driver.cuLaunchKernelEx(config, function, ctypes.addressof(pointers), 0)
+    if result.value:
+        raise RuntimeError(f"CUDA refuses a launch: {result.name}")
 
 
 def load_functions(
@@ -101,6 +110,9 @@ def load_functions(
         binary: of one program.
         shared_bytes: by the kernel's name, dynamic shared memory that it must be allowed.
         device: where they are loaded.
+
+    Raises:
+        ProgramError: the driver refuses it.
     """
     from cuda.bindings import driver  # noqa: PLC0415
 
@@ -117,12 +129,54 @@ def load_functions(
 
 
 def is_known(capability: tuple[int, int]) -> bool:
-    """Whether the compiler that is installed makes binaries for a GPU of this capability."""
-    from cuda.bindings import nvrtc  # noqa: PLC0415
+    """Whether there is a compiler that makes binaries for a GPU of this capability.
 
-    (known,) = _checked(nvrtc.nvrtcGetSupportedArchs())
+    If not, a warning says why.
+    """
+    try:
+        from cuda.bindings import driver, nvrtc  # noqa: F401, PLC0415
+
+        (known,) = _checked(nvrtc.nvrtcGetSupportedArchs())
+    except Exception as error:  # whatever it is, Triton's kernels compute without
+        _warn(f"{type(error).__name__}: {error}")
+        return False
     major, minor = capability
-    return 10 * major + minor in known
+    if 10 * major + minor not in known:
+        _warn(f"NVRTC does not know GPUs of compute capability {major}.{minor}")
+        return False
+    return True
+
+
+@dataclass
+class Operation:
+    """An operation that says that it did nothing, from the first program on that is refused.
+
+    A warning says why.
+
+    Attributes:
+        work: what says whether it did anything.
+        has_worked: whether it ever did; None before the first call.
+    """
+
+    work: Callable[..., bool]
+    has_worked: bool | None = None
+    _is_refused: bool = False
+
+    def __call__(self, *arguments: Any, **options: Any) -> bool:
+        """Do it, or nothing."""
+        done = False
+        if not self._is_refused:
+            try:
+                done = self.work(*arguments, **options)
+            except ProgramError as error:
+                self._is_refused = True
+                _warn(str(error))
+        self.has_worked = self.has_worked or done
+        return done
+
+
+def _warn(reason: str) -> None:
+    logger.warning("Kernels in Triton take the place of those in CUDA C++: %s", reason)
 
 
 @cache
@@ -130,7 +184,7 @@ def load(variant: Variant, device: torch.device) -> Program:
     """Compile a program for a device and load it there.
 
     Raises:
-        RuntimeError: the compiler or the driver refuses it.
+        ProgramError: the compiler or the driver refuses it.
     """
     from cuda.bindings import driver  # noqa: PLC0415
 
@@ -161,7 +215,7 @@ def binary_of(main: str, constants: Mapping[str, int | str], architecture: str) 
         architecture: such as ``sm_90``.
 
     Raises:
-        RuntimeError: what the compiler says.
+        ProgramError: what the compiler says.
     """
     from cuda.bindings import nvrtc  # noqa: PLC0415
 
@@ -189,7 +243,7 @@ def binary_of(main: str, constants: Mapping[str, int | str], architecture: str) 
         (size,) = _checked(nvrtc.nvrtcGetProgramLogSize(program))
         log = b" " * size
         _checked(nvrtc.nvrtcGetProgramLog(program, log))
-        raise RuntimeError(f"NVRTC does not compile {main} for {architecture}: {log.decode()}")
+        raise ProgramError(f"NVRTC does not compile {main} for {architecture}: {log.decode()}")
     (size,) = _checked(nvrtc.nvrtcGetCUBINSize(program))
     binary = b" " * size
     _checked(nvrtc.nvrtcGetCUBIN(program, binary))
@@ -199,5 +253,5 @@ def binary_of(main: str, constants: Mapping[str, int | str], architecture: str) 
 def _checked(answer: tuple[Any, ...]) -> Sequence[Any]:
     result, *values = answer
     if result.value:
-        raise RuntimeError(f"CUDA refuses a call: {result.name}")
+        raise ProgramError(f"CUDA refuses a call: {result.name}")
     return values

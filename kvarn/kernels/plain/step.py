@@ -154,7 +154,8 @@ def _queries(
 ) -> Iterator[Queries]:
     """Single queries, and longer runs padded to a whole tile.
 
-    The padding makes a query's products of one shape whatever chunk it comes in.
+    The padding makes a run's products of one shape whatever chunk it comes in. Padding single
+    queries as well would take several times as long, for results that differ by rounding alone.
     """
     deepest_first = parts.tile.argsort(descending=True, stable=True)
     alone = (parts.end - parts.first == 1)[deepest_first]

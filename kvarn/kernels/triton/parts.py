@@ -1,7 +1,7 @@
 """How the work of a launch is cut, from numbers that the host knows."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 import triton
@@ -65,7 +65,7 @@ def fixed_cut(layout: TileLayout, *, group: int, tiles: int) -> Cut:
     )
 
 
-@cache
+@lru_cache(4096)  # there is one for each length of a history
 def even_cut(layout: TileLayout, *, rows: int, histories: int, tiles: int, processors: int) -> Cut:
     """A cut that keeps a device busy, with programs that end together.
 

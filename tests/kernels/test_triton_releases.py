@@ -15,7 +15,7 @@ from tests.kernels import (
 from tests.kernels.compiled import Binary, compiling
 from tests.kernels.releases import BROUGHT
 
-CAPABILITIES = (80, 90, 100)
+CAPABILITIES = (80, 89, 90, 100)
 NAMES = {
     *("_rotate_queries", "attend", "combine", "_attend_many"),
     *("_store", "_write"),

@@ -207,8 +207,7 @@ def _layers(
 
 def _packs_latents(shape: ModelShape, cache_format: CacheFormat, version: EngineVersion) -> bool:
     """Whether latents lie in DeepSeek's own 8-bit layout, as sparse attention wants them."""
-    sparse = any(kind.kind == "index" for kind in shape.kinds)
-    return sparse and (cache_format.name == "fp8" or version.packs_sparse_latents)
+    return shape.is_sparse and (cache_format.name == "fp8" or version.packs_sparse_latents)
 
 
 def _reach(kind: LayerKind, version: EngineVersion) -> Reach:

@@ -80,9 +80,8 @@ class CacheFormat:
         of the checkpoint's scheme, or for sparse attention 8 bits (`GlmMoeDsaForCausalLM`). Old
         releases' 8 bits are planned for. Attention on a CPU takes no type by name.
         """
-        sparse = any(kind.kind == "index" for kind in shape.kinds)
-        otherwise = shape.quantization.startswith(SCHEMED) or sparse
-        kept = device.is_cpu or (sparse and version.packs_sparse_latents)
+        otherwise = shape.quantization.startswith(SCHEMED) or shape.is_sparse
+        kept = device.is_cpu or (shape.is_sparse and version.packs_sparse_latents)
         if self.kv_cache_dtype != ENGINE_CHOICE or kept or not otherwise:
             return self.kv_cache_dtype
         return dtype_on(shape, device)

@@ -68,7 +68,7 @@ def read_shape(source: str | Path | Mapping[str, Any]) -> ModelShape:
     if not path.is_dir():
         return shape_from_config(load_config(path), name=_model_name(path))
     config = folder_config(path)
-    measured = folder_weight_bytes(path, computing_dtype(config))
+    measured = folder_weight_bytes(path, computing_dtype(config), config)
     return shape_from_config(config, name=path.name, weight_bytes=measured)
 
 

@@ -38,7 +38,7 @@ def hub_shape(repository: str, revision: str | None = None) -> "ModelShape":
         _fetch_beside(path, repository)
     config = folder_config(path.parent)
     dtype = computing_dtype(config)
-    measured = folder_weight_bytes(path.parent, dtype)
+    measured = folder_weight_bytes(path.parent, dtype, config)
     if measured is None:
         tensors = _remote_tensors(repository, revision)
         measured = loaded_bytes(tensors, dtype, config) if tensors else None

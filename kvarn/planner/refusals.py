@@ -42,7 +42,7 @@ def dtype_on(shape: ModelShape, device: Accelerator) -> str:
 
 def refuse_plain(shape: ModelShape, device: Accelerator, _version: EngineVersion) -> str:
     """Why the model's own precision does not serve it on the device; empty if it does."""
-    if _is_sparse(shape) and int(device.capability) == SPARSE_FP8_MAJOR:
+    if shape.is_sparse and int(device.capability) == SPARSE_FP8_MAJOR:
         return (
             f"a GPU of compute capability {device.capability}, whose sparse attention reads fp8"
             " alone"
@@ -52,17 +52,13 @@ def refuse_plain(shape: ModelShape, device: Accelerator, _version: EngineVersion
 
 def _refuse_any(shape: ModelShape, device: Accelerator) -> str:
     """Why no cache serves the model on the device; empty if one does."""
-    if _is_sparse(shape) and device.is_cpu:
+    if shape.is_sparse and device.is_cpu:
         return "sparse attention on a CPU"
-    if _is_sparse(shape) and 0 < device.capability < SPARSE_CAPABILITY:
+    if shape.is_sparse and 0 < device.capability < SPARSE_CAPABILITY:
         return _too_old(device, "sparse attention needs", SPARSE_CAPABILITY)
     if _is_before_ampere(device) and BFLOAT16_ARCHITECTURES.match(shape.architecture):
         return _too_old(device, "the model in bfloat16 needs", OLDEST_CAPABILITY)
     return ""
-
-
-def _is_sparse(shape: ModelShape) -> bool:
-    return any(kind.kind == "index" for kind in shape.kinds)
 
 
 def _is_before_ampere(device: Accelerator) -> bool:

@@ -46,8 +46,13 @@ class Tensor:
     data_offsets: tuple[int, ...]
 
 
-def folder_weight_bytes(folder: Path, dtype: str) -> int | None:
+def folder_weight_bytes(folder: Path, dtype: str, config: Mapping[str, Any]) -> int | None:
     """Bytes of a folder's weights that vLLM loads; None where it has no safetensors files.
+
+    Args:
+        folder: with the files.
+        dtype: what vLLM computes in.
+        config: the folder's.
 
     Raises:
         ShapeError: a file is damaged or missing.
@@ -67,7 +72,7 @@ def folder_weight_bytes(folder: Path, dtype: str) -> int | None:
     if absent or not paths:
         return None
     tensors = (tensor for path in paths for tensor in read_header(path))
-    return loaded_bytes(tensors, dtype, load_config(folder / "config.json"))
+    return loaded_bytes(tensors, dtype, config)
 
 
 def _file_names(index: Path) -> set[str]:

@@ -115,6 +115,11 @@ class ModelShape:
         rest = self.layers - self.sliding_layers
         return (replace(full, layers=rest), sliding) if rest else (sliding,)
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether attention chooses the tokens that it reads by an index."""
+        return any(kind.kind == "index" for kind in self.kinds)
+
     def undivided(self, count: int) -> str:
         """What `count` devices cannot share, in words; empty where they can share all.
 

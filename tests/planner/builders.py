@@ -12,6 +12,16 @@ from kvarn.planner.accelerators import GIB
 
 CONFIGS = Path(__file__).parent.parent / "data/model-configs"
 JUNK: list[Any] = [None, 0, -1, 1, 3, 2.5, True, "", "many", [], [1], ["x"], {}, {"a": 1}, 1 << 70]
+GEMMA_3 = {
+    "model_type": "gemma3_text",
+    "hidden_size": 3840,
+    "intermediate_size": 15360,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 48,
+    "num_key_value_heads": 8,
+    "sliding_window": 1024,
+}
+"""What the config of gemma-3-12b-it says of the language model, its RoPE and layers aside."""
 
 
 def config_path(model: str) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kvarn.planner import ModelShape, ShapeError, read_shape
-from tests.planner.builders import config_path, real_config, real_shape
+from tests.planner.builders import GEMMA_3, config_path, real_config, real_shape
 
 PARAMETERS = {
     "Qwen2.5-0.5B": 494_032_768,
@@ -25,17 +25,6 @@ PARAMETERS = {
     "gemma-3-1b-it": 999_885_952,
 }
 """As the hub counts them in the published weights."""
-
-GEMMA_3 = {
-    "model_type": "gemma3_text",
-    "hidden_size": 3840,
-    "intermediate_size": 15360,
-    "num_attention_heads": 16,
-    "num_hidden_layers": 48,
-    "num_key_value_heads": 8,
-    "sliding_window": 1024,
-}
-"""What the config of gemma-3-12b-it says of the language model, its RoPE aside."""
 
 
 @pytest.mark.parametrize("model", PARAMETERS)

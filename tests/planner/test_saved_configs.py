@@ -8,7 +8,7 @@ import pytest
 from transformers import CONFIG_MAPPING
 
 from kvarn.planner import ModelShape, ShapeError, read_shape
-from tests.planner.builders import CONFIGS, config_path, real_config
+from tests.planner.builders import CONFIGS, GEMMA_3, config_path, real_config
 
 ENCODER = ("multimodal", "weightBytes")
 """What differs where transformers fills in an encoder that the config here leaves out."""
@@ -96,16 +96,10 @@ def _gemma(**changes: Any) -> dict[str, Any]:
     layers = [
         "full_attention" if (layer + 1) % 6 == 0 else "sliding_attention" for layer in range(48)
     ]
-    return {
-        "model_type": "gemma3_text",
-        "hidden_size": 3840,
-        "intermediate_size": 15360,
-        "num_attention_heads": 16,
-        "num_hidden_layers": 48,
-        "num_key_value_heads": 8,
+    filled_in = {
         "head_dim": 256,
         "vocab_size": 262208,
         "max_position_embeddings": 131072,
-        "sliding_window": 1024,
         "layer_types": layers,
-    } | changes
+    }
+    return GEMMA_3 | filled_in | changes

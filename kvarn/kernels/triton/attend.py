@@ -11,7 +11,6 @@ import triton.language as tl
 from kvarn.kernels.triton.arguments import Pages, Partial, Rows, Sequences
 from kvarn.kernels.triton.own import Own, attend_own, channel_places, operand, own_of
 from kvarn.kernels.triton.packed import History, attend_packed, history_of
-from kvarn.kernels.triton.parts import stages
 from kvarn.kernels.triton.planes import plane_count, plane_width, plane_words
 from kvarn.kernels.triton.queries import Asked, pointers, rotated_pointers, rows_asked, segment_at
 from kvarn.kernels.triton.rotate import padded_channels
@@ -87,7 +86,6 @@ def _packed_part(
     return peak + tl.log2(total)
 
 
-@triton.heuristics({"num_stages": lambda arguments: stages(arguments["LAYOUT"])})
 @triton.jit(
     do_not_specialize=[
         "table_stride",

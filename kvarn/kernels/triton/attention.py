@@ -103,7 +103,8 @@ def attend(
         whether the tails are written already.
     """
     layout = cache.layout
-    if step.batch.most_new == 1 and single_tokens and single_tokens(step, cache, attention):
+    alone = step.batch.most_new == 1
+    if alone and single_tokens and single_tokens(step, cache, attention):
         return True
     few = _few(step, attention, layout, batch_invariant=batch_invariant)
     many = few < min(step.batch.most_new, TILE_TOKENS)
@@ -114,7 +115,7 @@ def attend(
     if many:
         rotated = _rotated(layout, attention.query)
         attend_many(step, cache, attention, rotated, few=few)
-    if few == 1 and single_tokens and single_tokens(step, cache, attention):
+    if few == 1 and not alone and single_tokens and single_tokens(step, cache, attention):
         return False
     if not many:
         rotated = _rotated(layout, attention.query)

@@ -11,7 +11,7 @@ from kvarn.kernels.triton.arguments import Attention, Pages, Partial, Rows, Sequ
 from kvarn.kernels.triton.attend import attend
 from kvarn.kernels.triton.combine import combine
 from kvarn.kernels.triton.memory import scratch
-from kvarn.kernels.triton.parts import Cut
+from kvarn.kernels.triton.parts import Cut, stages
 from kvarn.kernels.triton.rotate import INTERPRETED, padded_channels
 from kvarn.kernels.triton.step import Step
 
@@ -99,6 +99,7 @@ def _launch(
         ASM=not INTERPRETED.value,
         STAGES=cut.stages,
         num_warps=cut.warps,
+        num_stages=stages(layout),
     )
     combine[(query_heads, window.tokens, window.segments)](
         Rows.of(attention.out),

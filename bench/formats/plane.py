@@ -97,6 +97,7 @@ def _undone(whole: Recipe) -> list[Method]:
             "nothing fitted": replace(whole, passes=0),
             "means not fitted": replace(whole, means=False),
             "about the average": replace(whole, centre="average"),
+            "levels about zero": replace(whole, about_zero=True),
             "uneven tokens": replace(whole, even_tokens=False),
             "not rotated": replace(whole, rotate=False),
         }.items()

@@ -42,6 +42,7 @@ class Recipe:
         value_bits: bits of a value code.
         ranges: part of a channel's range that codes of so many bits span at first.
         centre: one of :data:`CENTRES`.
+        about_zero: whether tokens divide what a channel is on average as well.
         even_tokens: whether tokens are brought to one size first.
         passes: how often scales and means are fitted to the codes, and the codes to them.
         means: whether the means are fitted, too.
@@ -54,6 +55,7 @@ class Recipe:
     value_bits: int = 2
     ranges: Mapping[int, float] = field(default_factory=lambda: RANGE)
     centre: str = "middle of the range"
+    about_zero: bool = False
     even_tokens: bool = True
     passes: int = PASSES
     means: bool = True
@@ -95,7 +97,7 @@ class Recipe:
         token = (rows - centre(rows)).square().mean(-1, keepdim=True).sqrt().clamp(min=SMALLEST)
         if not self.even_tokens:
             token = token.mean(-2, keepdim=True).expand_as(token)
-        average = _average(rows)
+        average = torch.zeros_like(rows[..., :1, :]) if self.about_zero else _average(rows)
         mean = average + centre((rows - average) / token) * token.mean(-2, keepdim=True)
         reach = ((rows - mean) / token).abs().amax(-2, keepdim=True)
         return token, (reach * self.ranges[bits] / middle(bits)).clamp(min=SMALLEST), mean

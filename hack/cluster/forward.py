@@ -15,14 +15,20 @@ def listen(port: int) -> socket.socket:
 def forward(listener: socket.socket, port: int) -> None:
     """Pass every connection on to 127.0.0.1:`port` of the namespace that this process is in then.
 
-    Threads inherit the namespace they are started in, so call this after changing it.
+    Threads inherit the namespace they are started in, so call this after changing it. Closing the
+    listener ends it.
     """
     threading.Thread(target=_accept, args=(listener, port), daemon=True).start()
 
 
 def _accept(listener: socket.socket, port: int) -> None:
     while True:
-        client, _ = listener.accept()
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            if listener.fileno() < 0:
+                return  # it was closed
+            raise
         threading.Thread(target=_serve, args=(client, port), daemon=True).start()
 
 

@@ -58,3 +58,14 @@ def test_a_dead_target_closes_the_connection() -> None:
         forward(listener, port)
         with socket.create_connection(listener.getsockname()) as client:
             assert client.recv(1) == b""
+
+
+def test_a_listener_that_was_closed_ends_it_without_a_word() -> None:
+    listener, before = listen(0), set(threading.enumerate())
+    listener.close()
+
+    forward(listener, 1)
+
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=10)
+        assert not thread.is_alive()

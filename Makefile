@@ -39,8 +39,8 @@ served: setup
 setup: $(VENV)/.complete ## Make .venv from the locked requirements
 
 .PHONY: test-fast
-test-fast: setup ## The daily loop: no vLLM, no API server, no cluster; under two minutes
-	$(PY) -m pytest -m "not serving and not apiserver and not cluster and not gpu" $(ARGS)
+test-fast: setup ## The daily loop: no vLLM, no API server, no cluster; four minutes on two cores
+	$(PY) -m pytest -n 2 -m "not serving and not apiserver and not cluster and not gpu" $(ARGS)
 
 .PHONY: test-keda
 test-keda: setup served ## Scaling by KEDA itself, which takes long to compile and is not in `make test`

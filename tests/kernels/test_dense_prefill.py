@@ -239,8 +239,8 @@ def test_scratch_holds_pages_of_a_model() -> None:
 @pytest.mark.parametrize("batch_invariant", [False, True])
 def test_memory_is_taken_where_the_library_attends(batch_invariant: bool) -> None:
     kernels = kernels_for("cuda", batch_invariant=batch_invariant, prompts=library)
-    triton.scratch(DEVICE)._buffers.clear()
     query = torch.empty(256, 4, 64, dtype=torch.bfloat16, device=DEVICE)
+    triton.scratch(query.device)._buffers.clear()
     kernels.reserve(SMALL, query, group=2)
-    size = len(triton.scratch(DEVICE).reserve(1))
+    size = len(triton.scratch(query.device).reserve(1))
     assert (size > 128 << 20) is not batch_invariant

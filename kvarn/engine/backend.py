@@ -24,7 +24,7 @@ from kvarn.engine.choice import announce, kernels
 from kvarn.engine.errors import UnsupportedError
 from kvarn.engine.faults import faults_on
 from kvarn.engine.specs import PackedSpec, packed_page
-from kvarn.engine.tail import TailLayer
+from kvarn.engine.tail import Tail
 from kvarn.format.layout import FORMATS, HEAD_DIMS, TILE_TOKENS, TileFormat, TileLayout
 from kvarn.kernels.batch import Batch, Counts, LayerCache
 
@@ -93,7 +93,13 @@ def _counts(common: CommonAttentionMetadata) -> Counts | None:
 
 
 class KVarnImpl(AttentionImpl[KVarnMetadata]):
-    """Attention of one layer."""
+    """Attention of one layer.
+
+    Attributes:
+        tail: where its open tiles are; kvarn.engine.layers tells when all layers are made.
+    """
+
+    tail: Tail
 
     @override
     def __init__(
@@ -133,26 +139,6 @@ class KVarnImpl(AttentionImpl[KVarnMetadata]):
         self._kernels = kernels()
         config = get_current_vllm_config()
         self._sequences = config.scheduler_config.max_num_seqs
-        self._layers = config.compilation_config.static_forward_context
-
-    def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
-        """Put the tail's layer beside the attention layer that owns this object.
-
-        The first call comes when the owner is known by its name, and before vLLM asks the layers
-        for their caches. Others come whenever weights are loaded again, and change nothing.
-        """
-        if hasattr(self, "tail"):
-            return
-        owner = next(
-            name for name, layer in self._layers.items() if getattr(layer, "impl", None) is self
-        )
-        self.tail = TailLayer(
-            name=f"{owner}.kvarn_tail",
-            kv_heads=self.num_kv_heads,
-            head_dim=self.head_size,
-            dtype=act_dtype,
-        )
-        self._layers[self.tail.name] = self.tail
 
     @override
     def forward(
@@ -181,13 +167,12 @@ class KVarnImpl(AttentionImpl[KVarnMetadata]):
                 sequences=self._sequences,
             )
             return output.fill_(0)
-        tail_metadata = get_forward_context().attn_metadata[self.tail.name]
         tokens = slice(attn_metadata.tokens)
         cache = LayerCache(
             layout=self.layout,
             packed=kv_cache,
-            tail=self.tail.kv_cache,
-            tail_page=tail_metadata.page,
+            tail=self.tail.tiles,
+            tail_page=self.tail.pages(get_forward_context().attn_metadata),
             faults=faults_on(query.device).count,
         )
         self._kernels.attend_and_store(

@@ -5,7 +5,6 @@ from itertools import chain
 
 import torch
 from vllm.config import ModelConfig, VllmConfig
-from vllm.distributed.utils import get_pp_indices
 from vllm.platforms.interface import DeviceCapability
 from vllm.v1.attention.backend import AttentionBackend
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
@@ -13,15 +12,8 @@ from vllm.v1.attention.selector import AttentionSelectorConfig
 
 from kvarn.engine.choice import this_device
 from kvarn.engine.errors import UnsupportedError
-from kvarn.engine.skipping import attention_kinds, skip_windows, skipped_layers
-from kvarn.format.layout import (
-    FORMATS,
-    HEAD_DIMS,
-    TILE_TOKENS,
-    TileLayout,
-    tail_bytes,
-    tail_groups,
-)
+from kvarn.engine.skipping import attention_kinds, skip_windows, tiled_on_stages
+from kvarn.format.layout import FORMATS, HEAD_DIMS, TILE_TOKENS, TileLayout, tail_bytes
 
 MODEL_TYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -115,22 +107,19 @@ def _unsupported_model(config: VllmConfig) -> Iterator[str]:
 
 
 def _unsupported_stages(config: VllmConfig) -> Iterator[str]:
-    """A stage of a pipeline that has no layer of some group of tail pages.
+    """A stage of a pipeline whose tiles are too few for a block that holds an open one.
 
-    vLLM then asks that stage for the pages of another one's layers.
+    Of such pages vLLM makes several groups, and asks a stage for those of another one's layers.
     """
-    model, stages = config.model_config, config.parallel_config.pipeline_parallel_size
-    if model is None or stages == 1:
+    if not (held := tiled_on_stages(config)):
         return
+    model = config.model_config
     heads, head_dim = model.get_num_kv_heads(config.parallel_config), model.get_head_size()
     layout = TileLayout(FORMATS[config.cache_config.cache_dtype], head_dim)
     raw = tail_bytes(kv_heads=heads, head_dim=head_dim, element_bytes=model.dtype.itemsize)
-    total = model.get_total_num_hidden_layers()
-    tiled = set(range(total)) - set(skipped_layers(config))
-    groups = tail_groups(len(tiled), packed_bytes=heads * layout.tile_bytes, raw_bytes=raw)
-    held = [len(tiled & set(range(*get_pp_indices(total, n, stages)))) for n in range(stages)]
-    if min(held) < groups:
+    needed = -(-raw // (heads * layout.tile_bytes))
+    if min(held) < needed:
         yield (
-            f"needs {groups} layers on each device of a pipeline, and one has {min(held)}; "
-            f"lower --pipeline-parallel-size {stages}"
+            f"needs {needed} layers on each device of a pipeline, and one has {min(held)}; "
+            f"lower --pipeline-parallel-size {len(held)}"
         )

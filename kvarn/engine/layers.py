@@ -7,7 +7,9 @@ from vllm.config import VllmConfig, set_current_vllm_config
 
 from kvarn.engine.backend import BACKENDS
 from kvarn.engine.errors import UnsupportedError
-from kvarn.format.layout import WINDOW_TOKENS
+from kvarn.engine.skipping import tiled_on_stages
+from kvarn.engine.tail import TailLayer
+from kvarn.format.layout import FORMATS, WINDOW_TOKENS, TileLayout, tail_bytes, tail_pages
 
 
 def settle_layers(config: VllmConfig) -> None:
@@ -17,6 +19,7 @@ def settle_layers(config: VllmConfig) -> None:
         UnsupportedError: a layer under a format is computed by something else.
     """
     check_layers(config)
+    _place_tails(config)
     _put_tiles_first(config)
     _size_windows(config)
 
@@ -48,6 +51,35 @@ def _unsupported(layer: Any) -> Iterator[str]:
 
 def _has_tiles(layer: Any) -> bool:
     return getattr(layer, "kv_cache_dtype", None) in BACKENDS
+
+
+def _place_tails(config: VllmConfig) -> None:
+    """Give the layers under the format a place for their open tiles, once."""
+    layers = config.compilation_config.static_forward_context
+    if any(isinstance(layer, TailLayer) for layer in layers.values()):
+        return
+    tiled = {name: layer for name, layer in layers.items() if _has_tiles(layer)}
+    if not tiled:
+        return
+    first, layer = next(iter(tiled.items()))
+    layout = TileLayout(FORMATS[layer.kv_cache_dtype], layer.head_size)
+    heads, dtype = layer.num_kv_heads, config.model_config.dtype
+    owner = TailLayer(
+        name=f"{first}.kvarn_tail",
+        kv_heads=heads,
+        head_dim=layer.head_size,
+        dtype=dtype,
+        layout=tail_pages(
+            tiled_on_stages(config) or [len(tiled)],
+            packed_bytes=heads * layout.tile_bytes,
+            raw_bytes=tail_bytes(
+                kv_heads=heads, head_dim=layer.head_size, element_bytes=dtype.itemsize
+            ),
+        ),
+    )
+    layers[owner.name] = owner
+    for number, layer in enumerate(tiled.values()):
+        layer.impl.tail = owner.tail(number)
 
 
 def _put_tiles_first(config: VllmConfig) -> None:

@@ -3,9 +3,10 @@
 ``check_and_update_config`` sees a configuration before anything is loaded: there, what the cache
 cannot do is refused. ``get_attn_backend_cls`` sees each layer's cache type: there, layers under a
 KVarN format get their backend. ``update_block_size_for_backend`` sees all layers before they are
-asked for their pages: there, their order and what the others' pages hold are settled.
-``register_custom_kv_cache_specs`` is where platforms name managers of pages: there, packed pages
-get theirs. Everything else goes on as before.
+asked for their pages: there, their order, their open tiles' pages and what the others' pages hold
+are settled.
+``register_custom_kv_cache_specs`` is where platforms name managers of pages: there, ours get
+theirs. Everything else goes on as before.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from vllm.v1.attention.selector import AttentionSelectorConfig
 from kvarn.engine.backend import BACKENDS
 from kvarn.engine.configuration import check_configuration, check_layer
 from kvarn.engine.layers import settle_layers
-from kvarn.engine.publishing import register_manager
+from kvarn.engine.managers import register_managers
 
 CPU_BACKEND = "vllm.v1.attention.backends.cpu_attn.CPUAttentionBackend"
 CPU_SKIPPED_LAYER_BACKEND = "kvarn.engine.skipped_layers.SkippedLayerBackend"
@@ -65,7 +66,7 @@ def _settle_first(
 def _register_too(
     original: Callable[..., None], _platform: type[Platform], vllm_config: VllmConfig
 ) -> None:
-    register_manager()
+    register_managers()
     original(vllm_config)
 
 

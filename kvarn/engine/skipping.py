@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from itertools import count, groupby
 
 from vllm.config import ModelConfig, VllmConfig
+from vllm.distributed.utils import get_pp_indices
 from vllm.logger import init_logger
 
 logger = init_logger("vllm.kvarn")  # only loggers below vLLM's have a handler
@@ -37,6 +38,16 @@ def skipped_layers(config: VllmConfig) -> list[int]:
     windowed = {number for number, kind in enumerate(kinds) if kind == "sliding_attention"}
     layers = range(model.get_total_num_hidden_layers())
     return [number for number in layers if number in windowed or str(number) in skipped]
+
+
+def tiled_on_stages(config: VllmConfig) -> list[int]:
+    """How many layers are under the format in each stage of a pipeline; empty if there is none."""
+    model, stages = config.model_config, config.parallel_config.pipeline_parallel_size
+    if model is None or stages == 1:
+        return []
+    total = model.get_total_num_hidden_layers()
+    tiled = set(range(total)) - set(skipped_layers(config))
+    return [len(tiled & set(range(*get_pp_indices(total, n, stages)))) for n in range(stages)]
 
 
 def attention_kinds(model: ModelConfig) -> list[str]:

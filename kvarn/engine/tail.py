@@ -1,5 +1,6 @@
-"""The shadow layer that holds an attention layer's open tiles in pages of vLLM's pool."""
+"""The shadow layer that holds the attention layers' open tiles in pages of vLLM's pool."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ from vllm.v1.attention.backend import (
 from vllm.v1.kv_cache_interface import KVCacheLayout, KVCacheSpec
 
 from kvarn.engine.specs import TailSpec
-from kvarn.format.layout import TILE_TOKENS
+from kvarn.format.layout import TILE_TOKENS, TailPages
 
 
 @dataclass
@@ -26,14 +27,15 @@ class TailMetadata(AttentionMetadata):
     """Tail pages of a batch.
 
     Attributes:
-        page: ``[sequences]`` on the device.
+        pages: ``[sequences, ·]`` on the device, of which the first :attr:`TailSpec.pages` columns
+            are used.
     """
 
-    page: torch.Tensor
+    pages: torch.Tensor
 
 
 class TailMetadataBuilder(AttentionMetadataBuilder[TailMetadata]):
-    """Takes the one page of each sequence from the block table."""
+    """Takes the pages of each sequence from the block table."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -45,11 +47,11 @@ class TailMetadataBuilder(AttentionMetadataBuilder[TailMetadata]):
         common_attn_metadata: CommonAttentionMetadata,
         fast_build: bool = False,
     ) -> TailMetadata:
-        """Metadata of one batch for all tails of a group.
+        """Metadata of one batch for all its tails.
 
-        The page numbers are a view of vLLM's own table, which captured graphs go on reading.
+        The page numbers are vLLM's own table, which captured graphs go on reading.
         """
-        return TailMetadata(page=common_attn_metadata.block_table_tensor[:, 0])
+        return TailMetadata(pages=common_attn_metadata.block_table_tensor)
 
     @classmethod
     @override
@@ -100,24 +102,37 @@ class TailBackend(AttentionBackend):
 
 
 class TailLayer(nn.Module, AttentionLayerBase):
-    """The open tiles of one attention layer.
+    """The open tiles of all attention layers under a format, those of one stage of a pipeline.
+
+    They lie in one group of pages, because what vLLM's scheduler does for each request in each step
+    it does for each group: docs/decisions/0010-one-group-of-tails.md.
 
     Attributes:
-        name: the attention layer's name with ``.kvarn_tail`` behind it.
-        kv_cache: ``[blocks, H, 128, 2·D]`` of the model's type, bound by vLLM.
+        name: the first of those layers' name with ``.kvarn_tail`` behind it, unique to the stage.
+        kv_cache: ``[blocks, tails · H, 128, 2·D]`` of the model's type, bound by vLLM.
     """
 
-    def __init__(self, *, name: str, kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, *, name: str, kv_heads: int, head_dim: int, dtype: torch.dtype, layout: TailPages
+    ) -> None:
         super().__init__()
         self.name = name
         self.kv_cache = torch.empty(0)
+        self._kv_heads, self._layout = kv_heads, layout
         self._spec = TailSpec(
             block_size=TILE_TOKENS,
-            num_kv_heads=kv_heads,
+            num_kv_heads=layout.tails * kv_heads,
             head_size=head_dim,
             dtype=dtype,
             dcp_sharded=False,
+            pages=layout.pages,
         )
+
+    def tail(self, number: int) -> "Tail":
+        """The open tiles of one layer, counted from zero among those under the format."""
+        page, place = divmod(number, self._layout.tails)
+        first = place * self._kv_heads
+        return Tail(self, page, slice(first, first + self._kv_heads))
 
     def get_attn_backend(self) -> type[AttentionBackend]:
         """As vLLM asks every layer with a cache."""
@@ -130,3 +145,28 @@ class TailLayer(nn.Module, AttentionLayerBase):
     ) -> KVCacheSpec:
         """As vLLM asks every layer with a cache."""
         return self._spec
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Where one layer's open tiles are.
+
+    Attributes:
+        owner: the layer whose pages they lie in.
+        page: which of a sequence's tail pages.
+        heads: which heads of a page.
+    """
+
+    owner: TailLayer
+    page: int
+    heads: slice
+
+    @property
+    def tiles(self) -> torch.Tensor:
+        """``[blocks, H, 128, 2·D]`` of the model's type."""
+        return self.owner.kv_cache[:, self.heads]
+
+    def pages(self, metadata: Mapping[str, Any]) -> torch.Tensor:
+        """``[sequences]`` page of each sequence of a batch, of vLLM's metadata by layer."""
+        found: TailMetadata = metadata[self.owner.name]
+        return found.pages[:, self.page]

@@ -31,12 +31,12 @@ A raw tile stores ``keys`` [128, D] and ``values`` [128, D] in float32, not rota
 tests of everything around the quantiser.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 TILE_TOKENS = 128
 """Tokens in a tile, and in a vLLM block."""
@@ -198,7 +198,7 @@ def _scales(of: str, channels: int) -> tuple[tuple[str, tuple[int, ...], Element
 
 
 def tail_bytes(*, kv_heads: int, head_dim: int, element_bytes: int) -> int:
-    """Bytes of the page that holds one sequence's open tile for one layer, as the model made it.
+    """Bytes of one sequence's open tile in one layer, as the model made it.
 
     Args:
         kv_heads: KV heads on this rank.
@@ -212,16 +212,28 @@ WINDOW_TOKENS = TILE_TOKENS // 2
 """Tokens of a layer with a sliding window in a page of it, as the model made them."""
 
 
-def tail_groups(layers: int, *, packed_bytes: int, raw_bytes: int) -> int:
-    """In how many groups vLLM splits the tail pages: no more of them than fit a block of tiles.
+class TailPages(NamedTuple):
+    """How a sequence's open tiles lie in pages of the pool.
 
-    Each stage of a pipeline needs a layer of every group. The formula's place in vLLM is told in
-    ``kvarn.engine.specs``.
+    Attributes:
+        tails: layers whose open tiles share a page.
+        pages: of a sequence.
+    """
+
+    tails: int
+    pages: int
+
+
+def tail_pages(stages: Sequence[int], *, packed_bytes: int, raw_bytes: int) -> TailPages:
+    """As many open tiles in a page as fit the block that the tiles of a stage need anyway.
+
+    All stages of a pipeline have pages of one kind, for a sequence has the same blocks in each.
+    What vLLM makes of them is told in ``kvarn.engine.specs``.
 
     Args:
-        layers: with tiles.
+        stages: layers with tiles in each stage; at least one.
         packed_bytes: of one layer's tiles in a block.
-        raw_bytes: of one layer's tail page.
+        raw_bytes: of one layer's open tile.
     """
-    tails_per_block = max(layers * packed_bytes // raw_bytes, 1)
-    return -(-layers // tails_per_block)
+    tails = max(min(stages) * packed_bytes // raw_bytes, 1)
+    return TailPages(tails, -(-max(stages) // tails))

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from kvarn.format.layout import TILE_TOKENS, WINDOW_TOKENS, tail_bytes, tail_groups
+from kvarn.format.layout import TILE_TOKENS, WINDOW_TOKENS, tail_bytes, tail_pages
 from kvarn.planner.accelerators import Accelerator
 from kvarn.planner.formats import CacheFormat
 from kvarn.planner.layer_kind import LayerKind
@@ -217,9 +217,9 @@ def _reach(kind: LayerKind, version: EngineVersion) -> Reach:
 
 
 def _tiled(shape: ModelShape, accelerator: Accelerator, found: Sequence[Layers]) -> CacheLayout:
-    """Tiles in one group; tails and windows in as many as keep them within the tiles' block.
+    """Tiles in one group, and tails; windows in as many as keep them within the tiles' block.
 
-    In the model's precision, a tail's page holds as many tokens as a tile, and a window's page
+    In the model's precision, an open tile holds as many tokens as a tile, and a window's page
     `WINDOW_TOKENS`.
     """
     (tiles,) = (layer for layer in found if layer.reach is Reach.ALL)
@@ -228,7 +228,14 @@ def _tiled(shape: ModelShape, accelerator: Accelerator, found: Sequence[Layers])
         head_dim=shape.head_dim,
         element_bytes=shape.dtype_bytes,
     )
-    tails = replace(tiles, reach=Reach.FIXED, page_bytes=raw_bytes)
+    held, pages = tail_pages(
+        (shape.fewest_tiled(accelerator.stages), tiles.count),
+        packed_bytes=tiles.page_bytes,
+        raw_bytes=raw_bytes,
+    )
+    tails = replace(
+        tiles, reach=Reach.FIXED, count=1, page_bytes=held * raw_bytes, fixed_blocks=pages
+    )
     windows = [
         replace(
             layer,
@@ -239,8 +246,7 @@ def _tiled(shape: ModelShape, accelerator: Accelerator, found: Sequence[Layers])
         if layer is not tiles
     ]
     block_bytes = max(tiles.count * tiles.page_bytes, raw_bytes)
-    parts = tail_groups(tiles.count, packed_bytes=tiles.page_bytes, raw_bytes=raw_bytes)
-    groups = [tiles, *_split(tails, parts)]
+    groups = [tiles, tails]
     for window in windows:
         groups += _split(window, ceil_div(window.count, block_bytes // window.page_bytes))
     return CacheLayout(tuple(groups), block_bytes)

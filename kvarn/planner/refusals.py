@@ -7,7 +7,7 @@ dimension, its cache and its traits, and a start fails where none does (0.32 and
 import re
 from collections.abc import Callable, Iterable
 
-from kvarn.format.layout import HEAD_DIMS, TileFormat, TileLayout, tail_bytes, tail_groups
+from kvarn.format.layout import HEAD_DIMS, TileFormat, TileLayout, tail_bytes
 from kvarn.format.releases import SUPPORTED
 from kvarn.planner.accelerators import Accelerator
 from kvarn.planner.shape import ModelShape
@@ -118,26 +118,19 @@ def _attention(traits: Iterable[str]) -> str:
 
 
 def _short_stages(tile_format: TileFormat, shape: ModelShape, device: Accelerator) -> str:
-    """Where some stage has fewer tiled layers than there are groups of tail pages.
+    """Where the tiles of a stage are too few for a block that holds an open one of a layer.
 
-    vLLM would ask that stage for the pages of another one's layers. Layers with tiles are taken to
-    lie at equal distances, as they do where others have a window.
+    vLLM would ask that stage for the pages of another one's layers.
     """
     if device.stages == 1:
         return ""
-    tiled = sum(kind.layers for kind in shape.kinds if kind.kind == "full")
     heads = device.kv_heads(shape.kv_heads)
-    groups = tail_groups(
-        tiled,
-        packed_bytes=heads * TileLayout(tile_format, shape.head_dim).tile_bytes,
-        raw_bytes=tail_bytes(
-            kv_heads=heads, head_dim=shape.head_dim, element_bytes=shape.dtype_bytes
-        ),
-    )
-    fewest = shape.layers // device.stages * tiled // shape.layers
-    if fewest >= groups:
+    raw = tail_bytes(kv_heads=heads, head_dim=shape.head_dim, element_bytes=shape.dtype_bytes)
+    needed = -(-raw // (heads * TileLayout(tile_format, shape.head_dim).tile_bytes))
+    fewest = shape.fewest_tiled(device.stages)
+    if fewest >= needed:
         return ""
-    return f"a pipeline with {fewest} layers of full attention on a device; tiles need {groups}"
+    return f"a pipeline with {fewest} layers of full attention on a device; tiles need {needed}"
 
 
 _UNFIT: tuple[tuple[str, Callable[[ModelShape], bool]], ...] = (

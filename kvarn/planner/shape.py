@@ -120,6 +120,14 @@ class ModelShape:
         """Whether attention chooses the tokens that it reads by an index."""
         return any(kind.kind == "index" for kind in self.kinds)
 
+    def fewest_tiled(self, stages: int) -> int:
+        """Layers with tiles in the stage of a pipeline that has fewest.
+
+        They are taken to lie at equal distances, as they do where others have a window.
+        """
+        tiled = sum(kind.layers for kind in self.kinds if kind.kind == "full")
+        return self.layers // stages * tiled // self.layers
+
     def undivided(self, count: int) -> str:
         """What `count` devices cannot share, in words; empty where they can share all.
 

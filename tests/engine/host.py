@@ -11,7 +11,7 @@ from multiprocessing.connection import Client
 from vllm.distributed import cleanup_dist_env_and_memory
 from vllm.model_executor.models import registry
 
-from tests.engine import engines, faulty, mixed_service, pages, same_step
+from tests.engine import engines, faulty, mixed_service, pages, same_step, stages
 
 CALLS = {
     call.__name__: call
@@ -21,6 +21,7 @@ CALLS = {
         *(engines.generate_reloaded, engines.capacity),
         *(pages.compare_pages, pages.forget_pages, faulty.serve_faulty_token),
         *(mixed_service.serve_mixture, same_step.reads_of_tiles_stored_beside),
+        stages.stage_groups,
     )
 }
 

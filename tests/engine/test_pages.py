@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kvarn.format.layout import FORMATS, TILE_TOKENS, TileLayout, tail_bytes
+from kvarn.format.layout import FORMATS, TILE_TOKENS, TileLayout, tail_bytes, tail_pages
 from kvarn.planner import FORMATS as PLANNED_FORMATS
 from kvarn.planner import Accelerator, read_shape
 from kvarn.planner.cache import cache_layout
@@ -115,12 +115,28 @@ def test_the_longest_context_is_the_one_that_the_planner_computes(
     )
 
 
+@pytest.mark.parametrize(
+    ("stages", "pages"), [([5, 5], 5), ([11, 9], 11), ([9, 10, 13], 13), ([24, 20], 6)]
+)
+def test_the_stages_of_a_pipeline_share_two_groups_of_pages(
+    host: Any, tiny_model: Callable[..., str], stages: list[int], pages: int
+) -> None:
+    """A group of which a stage has no layer would have vLLM ask it for another one's."""
+    groups = host.call(
+        "stage_groups",
+        model=tiny_model(num_hidden_layers=sum(stages)),
+        options={"kv_cache_dtype": "kvarn_k4v2_g128", "dtype": "bfloat16", "max_model_len": 256},
+        stages=stages,
+    )
+    assert groups == [[(layers, 2), (1, pages)] for layers in stages]
+
+
 def test_the_worked_example_of_the_page_arithmetic() -> None:
     """Llama-3.1-8B in 10 GiB, as kvarn.engine.specs reckons it."""
     layers, longest = 32, 8192
     packed = layers * 8 * TileLayout(FORMATS["kvarn_k4v2_g128"], 128).tile_bytes
     tail = tail_bytes(kv_heads=8, head_dim=128, element_bytes=2)
-    tail_groups = -(-layers // (packed // tail))
+    tails, pages = tail_pages([layers], packed_bytes=packed // layers, raw_bytes=tail)
     blocks = (10 << 30) // packed
-    assert (tail_groups, packed, blocks) == (6, 3_538_944, 3_034)
-    assert int(blocks / (longest // TILE_TOKENS + tail_groups) * longest) == 355_064
+    assert (tails, pages, packed, blocks) == (6, 6, 3_538_944, 3_034)
+    assert int(blocks / (longest // TILE_TOKENS + pages) * longest) == 355_064

@@ -182,10 +182,10 @@ def test_values_that_are_narrower_than_keys(host: Any, tiny_model: Callable[...,
 def test_a_pipeline_whose_devices_have_too_few_layers(
     refusal: Callable[..., str], without_weights: Callable[..., str]
 ) -> None:
-    """The tails of four layers make four groups, which two devices do not share out."""
+    """The tiles of two layers take less than an open one."""
     pipeline = {"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"}
     said = refusal(without_weights(), **pipeline, **K4V2)
-    assert "needs 4 layers on each device of a pipeline, and one has 2" in said
+    assert "needs 10 layers on each device of a pipeline, and one has 2" in said
     assert "lower --pipeline-parallel-size 2" in said
 
 
@@ -197,7 +197,7 @@ def test_a_pipeline_whose_devices_have_too_few_layers_without_a_window(
     windows = {"model_type": "gemma3_text", "sliding_window": 256, "layer_types": kinds}
     pipeline = {"pipeline_parallel_size": 2, "distributed_executor_backend": "mp"}
     said = refusal(without_weights(num_hidden_layers=12, **windows), **pipeline, **K4V2)
-    assert "needs 2 layers on each device of a pipeline, and one has 1" in said
+    assert "needs 10 layers on each device of a pipeline, and one has 1" in said
 
 
 def test_a_gpu_that_is_too_old(

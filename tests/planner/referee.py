@@ -25,7 +25,6 @@ from vllm.v1.worker.gpu.attn_utils import get_kv_cache_spec
 from kvarn.engine.backend import BACKENDS
 from kvarn.engine.layers import settle_layers
 from kvarn.engine.plugin import register
-from kvarn.engine.tail import TailLayer
 
 CACHE_BYTES = 64 << 30
 BATCHED_TOKENS = 2048
@@ -96,6 +95,7 @@ def layer(kind: dict[str, Any], cache_format: str) -> Layer:
         num_kv_heads=kind["kvHeads"],
         head_size=kind["headDim"],
         head_size_v=kind["headDim"],
+        impl=SimpleNamespace(),
     )
 
 
@@ -107,9 +107,6 @@ def tiled(config: Any, kinds: list[dict[str, Any]], cache_format: str) -> dict[s
         for number in range(kind["layers"]):
             layers[f"{kind['kind']}.{number}"] = layer(kind, cache_format)
     heads, head_dim = kinds[0]["kvHeads"], kinds[0]["headDim"]
-    for name in [name for name in layers if name.startswith("full")]:
-        tail = TailLayer(name=name, kv_heads=heads, head_dim=head_dim, dtype=torch.bfloat16)
-        layers[f"{name}.tail"] = tail
     config.cache_config.cache_dtype = cache_format
     config.cache_config.kv_cache_dtype_skip_layers = ["sliding_window"]
     config.cache_config.skip_page_size_padded = None

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from kvarn.format.layout import FORMATS as TILE_FORMATS
-from kvarn.format.layout import TileLayout, tail_bytes, tail_groups
+from kvarn.format.layout import TailPages, TileLayout, tail_bytes, tail_pages
 from kvarn.planner import FORMATS, Accelerator, ModelShape, plan
 from kvarn.planner.catalogue import known_models
 from kvarn.planner.version import LATEST, EngineVersion
@@ -67,34 +67,35 @@ def test_images_whose_tokens_attend_both_ways_get_no_tiles(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "stages", "fewest", "groups"),
-    [
-        *((LLAMA, 6, 5, 6), (LLAMA, 8, 4, 6)),
-        *((QWEN, 28, 1, 6), (GEMMA, 2, 6, 7), (GEMMA, 4, 3, 7)),
-    ],
+    ("shape", "stages", "fewest"), [(LLAMA, 8, 4), (QWEN, 28, 1), (GEMMA, 4, 3)]
 )
-def test_each_stage_needs_a_layer_of_every_group_of_tails(
-    *, shape: ModelShape, stages: int, fewest: int, groups: int
+def test_the_tiles_of_each_stage_must_fill_the_block_of_an_open_one(
+    *, shape: ModelShape, stages: int, fewest: int
 ) -> None:
     device = replace(Accelerator.find("H100"), stages=stages)
 
     assert refusal("kvarn_k4v2_g128", shape, device) == (
-        f"a pipeline with {fewest} layers of full attention on a device; tiles need {groups}"
+        f"a pipeline with {fewest} layers of full attention on a device; tiles need 5"
     )
     assert plan(shape, device).format != "kvarn_k4v2_g128"
 
 
-@pytest.mark.parametrize(("shape", "stages"), [(LLAMA, 5), (LLAMA, 4), (QWEN, 4), (GEMMA, 1)])
+@pytest.mark.parametrize(("shape", "stages"), [(LLAMA, 6), (LLAMA, 4), (QWEN, 5), (GEMMA, 2)])
 def test_stages_that_are_long_enough_have_tiles(shape: ModelShape, stages: int) -> None:
     assert not refusal("kvarn_k4v2_g128", shape, replace(A100, stages=stages))
 
 
-def test_tails_are_grouped_as_in_the_example_of_the_engine() -> None:
+@pytest.mark.parametrize(
+    ("stages", "tails", "pages"),
+    [([32], 6, 6), ([1], 1, 1), ([4], 1, 4), ([16, 16], 3, 6), ([10, 14], 2, 7)],
+)
+def test_a_page_holds_as_many_tails_as_the_tiles_of_the_shortest_stage_have_room_for(
+    stages: list[int], tails: int, pages: int
+) -> None:
     packed = 8 * TileLayout(TILE_FORMATS["kvarn_k4v2_g128"], 128).tile_bytes
     raw = tail_bytes(kv_heads=8, head_dim=128, element_bytes=2)
 
-    assert tail_groups(32, packed_bytes=packed, raw_bytes=raw) == 6
-    assert tail_groups(1, packed_bytes=packed, raw_bytes=raw) == 1
+    assert tail_pages(stages, packed_bytes=packed, raw_bytes=raw) == TailPages(tails, pages)
 
 
 @pytest.mark.parametrize("release", ["0.31", "0.34.0rc1", "1.0"])

@@ -51,7 +51,9 @@ def find_model(name: str) -> Path:
     """
     path = MODELS.get(name, Path(name))
     if not path.exists():
-        raise Refusal(f"{name} is no model; take {', '.join(MODELS)} or the path of a config.json.")
+        raise Refusal(
+            f"{name} is no model; take {', '.join(sorted(MODELS))} or the path of a config.json."
+        )
     return path
 
 

@@ -2,12 +2,13 @@
 
 A FILE is a record of `bench.serving`, one for each machine. Of each of its engines, the tokens of
 the cache beside those of a plan with the same limits. In each cell, the format that `auto` chooses
-for such a load beside the fastest one that was measured on the same machine.
+for such a load beside the fastest one that was measured on the same machine, the median of several.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import click
@@ -72,14 +73,25 @@ def _planned(run: Run, gpu: Accelerator, cache_format: str) -> int:
 def choices(records: Sequence[Record]) -> list[dict[str, Any]]:
     """What `auto` chooses in every cell where something was measured.
 
-    Of several machines, the one counts that tried the choice beside most other formats.
+    Of several machines, those count that tried the choice beside most other formats, and of those
+    the median: one process differs from the next by more than two formats do.
     """
-    found: dict[tuple[str, int, int], dict[str, Any]] = {}
+    found: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
     for cell in (cell for record in records for cell in _choices(record)):
         place = (cell["model"], cell["sequences"], cell["context"])
-        if place not in found or _judged(cell) > _judged(found[place]):
-            found[place] = cell
-    return list(found.values())
+        found.setdefault(place, []).append(cell)
+    return [_median(cells) for cells in found.values()]
+
+
+def _median(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of one cell on several machines, with what the nearest to the median found fastest."""
+    most = max(map(_judged, cells))
+    counted = [cell for cell in cells if _judged(cell) == most]
+    if not most[0]:
+        return counted[0]
+    times = round(median(cell["times"] for cell in counted), 3)
+    nearest = min(counted, key=lambda cell: abs(float(cell["times"]) - times))
+    return nearest | {"times": times}
 
 
 def _judged(cell: dict[str, Any]) -> tuple[bool, int]:

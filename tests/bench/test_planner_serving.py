@@ -22,9 +22,9 @@ def test_three_models_have_the_cache_that_was_planned() -> None:
     assert max(abs(each["error"]) for each in found) < 0.025
 
 
-DISTURBED = {("llama-3.1-8b", 256, 1024), ("llama-3.1-8b", 1, 32_768)}
-"""Cells in which `kvarn_k4v2_g128` took longer than `kvarn_k4v4_g128`, which reads more: the host
-was busy. On another machine the first took 12 % less."""
+BOUND_BY_THE_HOST = {("llama-3.1-8b", 256, 1024)}
+"""Cells in which `kvarn_k4v2_g128` took longer than `kvarn_k4v4_g128`, which reads more: vLLM
+planned for more groups of pages, before docs/decisions/0010-one-group-of-tails.md."""
 
 
 def test_auto_chooses_what_was_fastest() -> None:
@@ -34,7 +34,9 @@ def test_auto_chooses_what_was_fastest() -> None:
 
     assert len(cells) == 31
     assert len(judged) >= 29
-    assert {(cell["model"], cell["sequences"], cell["context"]) for cell in slow} <= DISTURBED
+    assert {
+        (cell["model"], cell["sequences"], cell["context"]) for cell in slow
+    } <= BOUND_BY_THE_HOST
     assert {cell["fastest"] for cell in slow} == {"kvarn_k4v4_g128"}
 
 

@@ -1,6 +1,7 @@
 """What is settled once a model's layers are made, before vLLM asks them for their pages."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from vllm.config import VllmConfig, set_current_vllm_config
@@ -32,16 +33,20 @@ def check_layers(config: VllmConfig) -> None:
     Raises:
         UnsupportedError: with the backend's name, or the channels of keys and values.
     """
-    for layer in config.compilation_config.static_forward_context.values():
-        for reason in _unsupported(layer):
-            raise UnsupportedError(
-                f"{layer.kv_cache_dtype} does not serve models {reason}; use --kv-cache-dtype auto."
-            )
+    tiled = list(_tiled(config).values())
+    for reason in chain(_differing(tiled), *map(_unsupported, tiled)):
+        raise UnsupportedError(
+            f"{tiled[0].kv_cache_dtype} does not serve models {reason}; use --kv-cache-dtype auto."
+        )
+
+
+def _differing(tiled: Sequence[Any]) -> Iterator[str]:
+    """Open tiles of all layers share pages, in places of one size."""
+    if len({(layer.num_kv_heads, layer.head_size) for layer in tiled}) > 1:
+        yield "whose layers differ in KV heads or in channels"
 
 
 def _unsupported(layer: Any) -> Iterator[str]:
-    if not _has_tiles(layer):
-        return
     found = layer.get_attn_backend()
     if found is not BACKENDS[layer.kv_cache_dtype]:
         yield f"that bring an attention of their own ({found.get_name()})"
@@ -49,32 +54,43 @@ def _unsupported(layer: Any) -> Iterator[str]:
         yield f"with keys of {layer.head_size} and values of {layer.head_size_v} channels"
 
 
+def _tiled(config: VllmConfig) -> Mapping[str, Any]:
+    layers = config.compilation_config.static_forward_context
+    return {name: layer for name, layer in layers.items() if _has_tiles(layer)}
+
+
 def _has_tiles(layer: Any) -> bool:
     return getattr(layer, "kv_cache_dtype", None) in BACKENDS
 
 
 def _place_tails(config: VllmConfig) -> None:
-    """Give the layers under the format a place for their open tiles, once."""
+    """Give the layers under the format a place for their open tiles, once.
+
+    Raises:
+        UnsupportedError: a stage of a pipeline has other layers than the configuration says.
+    """
     layers = config.compilation_config.static_forward_context
     if any(isinstance(layer, TailLayer) for layer in layers.values()):
         return
-    tiled = {name: layer for name, layer in layers.items() if _has_tiles(layer)}
-    if not tiled:
+    if not (tiled := _tiled(config)):
         return
     first, layer = next(iter(tiled.items()))
-    layout = TileLayout(FORMATS[layer.kv_cache_dtype], layer.head_size)
-    heads, dtype = layer.num_kv_heads, config.model_config.dtype
+    stages = tiled_on_stages(config)
+    if stages and len(tiled) not in stages:
+        raise UnsupportedError(
+            f"{layer.kv_cache_dtype} does not serve a pipeline of models that have fewer layers of"
+            f" attention than layers; leave out --pipeline-parallel-size {len(stages)}."
+        )
+    heads, head_dim, dtype = layer.num_kv_heads, layer.head_size, config.model_config.dtype
     owner = TailLayer(
         name=f"{first}.kvarn_tail",
         kv_heads=heads,
-        head_dim=layer.head_size,
+        head_dim=head_dim,
         dtype=dtype,
         layout=tail_pages(
-            tiled_on_stages(config) or [len(tiled)],
-            packed_bytes=heads * layout.tile_bytes,
-            raw_bytes=tail_bytes(
-                kv_heads=heads, head_dim=layer.head_size, element_bytes=dtype.itemsize
-            ),
+            stages or [len(tiled)],
+            packed_bytes=heads * TileLayout(FORMATS[layer.kv_cache_dtype], head_dim).tile_bytes,
+            raw_bytes=tail_bytes(kv_heads=heads, head_dim=head_dim, element_bytes=dtype.itemsize),
         ),
     )
     layers[owner.name] = owner

@@ -70,14 +70,12 @@ class TailManager(CircularBufferManager):
     def _claim_ring_block(
         self, request_id: str, record_for_zeroing: bool = True
     ) -> list[KVCacheBlock]:
-        """All of a request's, unless it has them."""
+        """All of a request's, unless it has them; vLLM clears none of this kind."""
         blocks = self.req_to_blocks[request_id]
         if blocks:
             return []
         claimed: list[KVCacheBlock] = self.block_pool.get_new_blocks(self.kv_cache_spec.pages)
         blocks.extend(claimed)
-        if self._record_new_block_ids and record_for_zeroing:
-            self.new_block_ids.extend(block.block_id for block in claimed)
         return claimed
 
 

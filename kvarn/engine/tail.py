@@ -109,7 +109,9 @@ class TailLayer(nn.Module, AttentionLayerBase):
 
     Attributes:
         name: the first of those layers' name with ``.kvarn_tail`` behind it, unique to the stage.
-        kv_cache: ``[blocks, tails · H, 128, 2·D]`` of the model's type, bound by vLLM.
+        kv_cache: ``[blocks, tails · H, 128, 2·D]`` of the model's type, once vLLM has bound it. It
+            is in a list, as the states of other layers are: vLLM clears the part of a new block
+            that a layer's tensor shows, and of open tiles nobody reads what was not written.
     """
 
     def __init__(
@@ -117,7 +119,7 @@ class TailLayer(nn.Module, AttentionLayerBase):
     ) -> None:
         super().__init__()
         self.name = name
-        self.kv_cache = torch.empty(0)
+        self.kv_cache: list[torch.Tensor] = []
         self._kv_heads, self._layout = kv_heads, layout
         self._spec = TailSpec(
             block_size=TILE_TOKENS,
@@ -133,6 +135,11 @@ class TailLayer(nn.Module, AttentionLayerBase):
         page, place = divmod(number, self._layout.tails)
         first = place * self._kv_heads
         return Tail(self, page, slice(first, first + self._kv_heads))
+
+    @override
+    def bind_kv_cache(self, kv_cache: torch.Tensor) -> None:
+        """Take the pages that vLLM has allocated."""
+        self.kv_cache = [kv_cache]
 
     def get_attn_backend(self) -> type[AttentionBackend]:
         """As vLLM asks every layer with a cache."""
@@ -164,7 +171,8 @@ class Tail:
     @property
     def tiles(self) -> torch.Tensor:
         """``[blocks, H, 128, 2·D]`` of the model's type."""
-        return self.owner.kv_cache[:, self.heads]
+        (pages,) = self.owner.kv_cache
+        return pages[:, self.heads]
 
     def pages(self, metadata: Mapping[str, Any]) -> torch.Tensor:
         """``[sequences]`` page of each sequence of a batch, of vLLM's metadata by layer."""

@@ -21,7 +21,7 @@ CALLS = {
         *(engines.generate_reloaded, engines.capacity),
         *(pages.compare_pages, pages.forget_pages, faulty.serve_faulty_token),
         *(mixed_service.serve_mixture, same_step.reads_of_tiles_stored_beside),
-        stages.stage_groups,
+        *(stages.stage_groups, stages.settle),
     )
 }
 

@@ -60,11 +60,9 @@ class PoisonedPool:
 
     def __init__(self, llm: LLM) -> None:
         self._blocks = scheduler(llm).kv_cache_manager.block_pool
-        self._pages = [
-            layer.kv_cache.view(torch.uint8)
-            for kind in (Attention, TailLayer)
-            for layer in layers_of(llm, kind)
-        ]
+        (tails,) = layers_of(llm, TailLayer)
+        packed = [layer.kv_cache for layer in layers_of(llm, Attention)]
+        self._pages = [pages.view(torch.uint8) for pages in (*packed, *tails.kv_cache)]
         self._fill([0])
 
     def poison(self) -> int:

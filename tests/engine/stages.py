@@ -1,5 +1,6 @@
-"""What vLLM's own functions make of a pipeline's pages; on CPUs it runs no pipeline."""
+"""Layers as a stage of a pipeline has them, none of which is computed: vLLM runs none on CPUs."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -8,6 +9,8 @@ from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.v1.core import kv_cache_utils
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheSpec
 
+from kvarn.engine.backend import BACKENDS
+from kvarn.engine.layers import settle_layers
 from kvarn.engine.managers import register_managers
 from kvarn.engine.specs import packed_page
 from kvarn.engine.tail import TailLayer
@@ -23,8 +26,7 @@ def stage_groups(
     *, model: str, options: dict[str, Any], stages: list[int]
 ) -> list[list[tuple[int, int]]]:
     """For each stage, with so many layers, the layers of each group and its blocks of a request."""
-    parallel = {"pipeline_parallel_size": len(stages), "distributed_executor_backend": "mp"}
-    config = EngineArgs(model, **options | parallel).create_engine_config()
+    config = _configuration(model, options, len(stages))
     config.cache_config.kv_cache_layout = "BLHNC"
     heads, head_dim = config.model_config.get_num_kv_heads(config.parallel_config), 64
     layout = TileLayout(FORMATS[options["kv_cache_dtype"]], head_dim)
@@ -53,6 +55,36 @@ def stage_groups(
         ]
         for cache in caches
     ]
+
+
+def settle(
+    *, model: str, options: dict[str, Any], stages: int, heads: list[int]
+) -> list[tuple[int, int, int]]:
+    """For each layer of a stage, with so many KV heads, its tail page and the heads in it.
+
+    Raises:
+        UnsupportedError: the plugin refuses the layers.
+    """
+    config = _configuration(model, options, stages)
+    layers = config.compilation_config.static_forward_context
+    layers.clear()
+    for number, count in enumerate(heads):
+        layers[f"layers.{number}.attn"] = SimpleNamespace(
+            get_attn_backend=lambda: BACKENDS[options["kv_cache_dtype"]],
+            kv_cache_dtype=options["kv_cache_dtype"],
+            num_kv_heads=count,
+            head_size=64,
+            head_size_v=64,
+            impl=SimpleNamespace(),
+        )
+    settle_layers(config)
+    tails = [layer.impl.tail for layer in layers.values() if not isinstance(layer, TailLayer)]
+    return [(tail.page, tail.heads.start, tail.heads.stop) for tail in tails]
+
+
+def _configuration(model: str, options: dict[str, Any], stages: int) -> VllmConfig:
+    parallel = {"pipeline_parallel_size": stages, "distributed_executor_backend": "mp"}
+    return EngineArgs(model, **options | parallel).create_engine_config()
 
 
 def _configured(config: VllmConfig, workers: list[dict[str, KVCacheSpec]]) -> list[KVCacheConfig]:

@@ -9,11 +9,13 @@ from kvarn.format.layout import FORMATS, TILE_TOKENS, TileLayout, tail_bytes, ta
 from kvarn.planner import FORMATS as PLANNED_FORMATS
 from kvarn.planner import Accelerator, read_shape
 from kvarn.planner.cache import cache_layout
+from tests.engine.conftest import CallError
 
 pytestmark = pytest.mark.serving
 
 PROMPT = [(7 * token * token) % 256 for token in range(300)]
 LAYERS = 10
+SETTLED = {"kv_cache_dtype": "kvarn_k4v2_g128", "dtype": "bfloat16", "max_model_len": 256}
 
 
 @pytest.mark.parametrize(
@@ -125,10 +127,32 @@ def test_the_stages_of_a_pipeline_share_two_groups_of_pages(
     groups = host.call(
         "stage_groups",
         model=tiny_model(num_hidden_layers=sum(stages)),
-        options={"kv_cache_dtype": "kvarn_k4v2_g128", "dtype": "bfloat16", "max_model_len": 256},
+        options=SETTLED,
         stages=stages,
     )
     assert groups == [[(layers, 2), (1, pages)] for layers in stages]
+
+
+def test_open_tiles_have_places_of_their_own(host: Any, tiny_model: Callable[..., str]) -> None:
+    """Eleven layers of two heads: two of them in a page."""
+    model = tiny_model(num_hidden_layers=11)
+    places = host.call("settle", model=model, options=SETTLED, stages=1, heads=[2] * 11)
+    assert places == [(layer // 2, layer % 2 * 2, layer % 2 * 2 + 2) for layer in range(11)]
+
+
+@pytest.mark.parametrize(
+    ("stages", "heads", "reason"),
+    [
+        (1, [2, 4, 2], "models whose layers differ in KV heads or in channels"),
+        (2, [2] * 4, "a pipeline of models that have fewer layers of attention than layers"),
+    ],
+)
+def test_layers_whose_open_tiles_would_overlap_are_refused(
+    host: Any, tiny_model: Callable[..., str], stages: int, heads: list[int], reason: str
+) -> None:
+    model = tiny_model(num_hidden_layers=12)
+    with pytest.raises(CallError, match=f"kvarn_k4v2_g128 does not serve {reason}"):
+        host.call("settle", model=model, options=SETTLED, stages=stages, heads=heads)
 
 
 def test_the_worked_example_of_the_page_arithmetic() -> None:

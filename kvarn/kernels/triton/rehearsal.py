@@ -3,7 +3,8 @@
 Triton compiles a kernel for the types of its arguments, and again where an integer is 1 or a
 multiple of 16, or an address a multiple of 16. Kernels do not specialise on what differs from step
 to step. What is left are addresses and strides of rows and pages: multiples of 16 in the engine,
-and here as well.
+and here as well. Only a layer's column in the table of tail pages begins at any number of four
+bytes, so that every step runs with an address of either kind.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -72,7 +73,9 @@ def rehearse(attend_and_store: Callable[..., None], layer: Layer) -> None:
     """
     for parts in _steps(layer):
         if sum(part.new for part in parts) <= layer.tokens:
-            _run(attend_and_store, layer, _batch(parts, layer.device))
+            batch = _batch(parts, layer.device)
+            for tail_page in torch.full_like(batch.table[:, :1], PAGE).repeat(1, 2).unbind(1):
+                _run(attend_and_store, layer, batch, tail_page)
 
 
 def _steps(layer: Layer) -> Iterator[Sequence[_Part]]:
@@ -120,11 +123,13 @@ def _batch(parts: Sequence[_Part], device: torch.device) -> Batch:
     )
 
 
-def _run(attend_and_store: Callable[..., None], layer: Layer, batch: Batch) -> None:
+def _run(
+    attend_and_store: Callable[..., None], layer: Layer, batch: Batch, tail_page: torch.Tensor
+) -> None:
     query, keys, values = _rows(layer, batch.tokens)
     attend_and_store(
         prepare(batch),
-        _cache(layer, batch),
+        _cache(layer, tail_page),
         query=query,
         keys=keys,
         values=values,
@@ -142,7 +147,7 @@ def _rows(layer: Layer, tokens: int) -> tuple[torch.Tensor, ...]:
     return torch.split(rows, counts, dim=1)
 
 
-def _cache(layer: Layer, batch: Batch) -> LayerCache:
+def _cache(layer: Layer, tail_page: torch.Tensor) -> LayerCache:
     def pages(width: int, dtype: torch.dtype) -> torch.Tensor:
         shape = (PAGE + 1, layer.heads, TILE_TOKENS, width)
         return torch.zeros(shape, dtype=dtype, device=layer.device)
@@ -152,6 +157,6 @@ def _cache(layer: Layer, batch: Batch) -> LayerCache:
         layout=layout,
         packed=pages(layout.bytes_per_token, torch.uint8),
         tail=pages(2 * layout.head_dim, layer.model),
-        tail_page=batch.table[:, 0],
+        tail_page=tail_page,
         faults=torch.zeros(1, dtype=torch.int64, device=layer.device),
     )

@@ -4,6 +4,9 @@ Three quarters of what it reads is English documentation, one quarter haystacks 
 that at the end its long memory is worth measuring. AdamW, not a faster optimizer: it is what the
 models that people serve were trained with, and outliers in the keys come from it. On an H100 it
 takes six minutes; without a GPU, days.
+
+Long memory comes suddenly or, in one of two trainings so far, not at all, for what a GPU rounds is
+chance. A model without it is refused at the end.
 """
 
 import json
@@ -24,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bench.quality import corpus
 from bench.quality.llama import Llama, Shape, save
+from bench.quality.measure import Sizes, material, recall
 from bench.quality.recall import Needles, Tokens
 from hack import cache
 from hack.errors import Refusal
@@ -34,6 +38,10 @@ HELD_OUT_EVERY = 50
 """One document in so many is never trained on."""
 TOKENIZER_DOCUMENT_EVERY = 4
 MOST_FACTS = 64
+TOKENS_OF_A_FACT = 256
+"""Of the haystack in which a trained model looks for needles, to each of them."""
+LEAST_RECALL = 0.9
+"""Part of the needles that a model finds whose long memory is worth measuring."""
 PEAK_RATE = 1.5e-3
 WARM_UP = 0.03
 """Part of the training in which the learning rate climbs."""
@@ -67,9 +75,13 @@ def trained(folder: Path | None) -> Path:
     return folder
 
 
-def train(out: Path, texts: list[str], plan: Plan, device: torch.device) -> None:
-    """Make a tokenizer, train and write a Hugging Face folder with held-out tokens beside it."""
-    torch.manual_seed(0)
+def train(out: Path, texts: list[str], plan: Plan, device: torch.device, *, seed: int = 0) -> float:
+    """Make a tokenizer, train and write a Hugging Face folder with held-out tokens beside it.
+
+    Returns:
+        the part of the needles that the model finds.
+    """
+    torch.manual_seed(seed)
     with step("Making the tokenizer"):
         tokenizer = make_tokenizer(texts, plan.shape.vocab_size)
     with step("Encoding the text"):
@@ -81,7 +93,13 @@ def train(out: Path, texts: list[str], plan: Plan, device: torch.device) -> None
     save(model, out)
     tokenizer.save(str(out / "tokenizer.json"))
     np.save(out / "held_out.npy", held_out.astype(np.uint16))
+    with step("Looking for needles"):
+        context = plan.shape.max_position_embeddings
+        sizes = Sizes(sequences=1, context_tokens=context, facts=context // TOKENS_OF_A_FACT)
+        found = recall(material(out, device, sizes), None)
     record = {
+        "seed": seed,
+        "recall": found,
         "train_tokens": len(learn),
         "last_loss": round(loss, 4),
         "seconds": round(time.monotonic() - started),
@@ -90,6 +108,7 @@ def train(out: Path, texts: list[str], plan: Plan, device: torch.device) -> None
         "plan": asdict(plan),
     }
     (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    return found
 
 
 def make_tokenizer(texts: list[str], entries: int) -> Tokenizer:
@@ -188,17 +207,32 @@ def next_token_loss(model: Llama, tokens: Tensor) -> Tensor:
     return functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
 
 
+def check_recall(found: float, seed: int) -> None:
+    """Refuse a model that finds too few needles.
+
+    Raises:
+        Refusal: with the part that it finds.
+    """
+    if found < LEAST_RECALL:
+        raise Refusal(
+            f"The model finds {found:.0%} of the needles, too few to measure what a format loses:"
+            f" train it again with --seed {seed + 1}."
+        )
+
+
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="The folder to write.")
 @click.option("--corpus", "text", type=click.Path(path_type=Path), default=None)
 @click.option("--seconds", default=Plan.seconds, show_default=True)
-def main(out: Path | None, text: Path | None, seconds: float) -> None:
+@click.option("--seed", default=0, show_default=True, help="Of the weights that it begins with.")
+def main(out: Path | None, text: Path | None, seconds: float, seed: int) -> None:
     """Train the quality model, on the GPU if there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_float32_matmul_precision("high")
     with step("Gathering text"):
         texts = corpus.read(corpus.ensure(text or corpus.default_path()))
-    train(out or default_folder(), texts, Plan(seconds=seconds), device)
+    found = train(out or default_folder(), texts, Plan(seconds=seconds), device, seed=seed)
+    check_recall(found, seed)
 
 
 if __name__ == "__main__":

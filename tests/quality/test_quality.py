@@ -1,5 +1,6 @@
 """The small model, its training, and attention through a cache format."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from bench.quality.cache import Growing, Parallel, as_bf16
 from bench.quality.llama import Llama, load, save
 from bench.quality.measure import Material, Sizes, divergence, generate, perplexity, recall
 from bench.quality.recall import DIGITS, Haystack, Needles
-from bench.quality.train import Batches, Plan, train
+from bench.quality.train import Batches, Plan, check_recall, train
+from hack.errors import Refusal
 from kvarn.format.layout import FORMATS, TileLayout
 from kvarn.format.reference import attention
 
@@ -98,10 +100,18 @@ def test_training_writes_what_measuring_needs(
     texts: list[str], model: Llama, tmp_path: Path
 ) -> None:
     shape = replace(model.shape, max_position_embeddings=256)
-    train(tmp_path, texts, Plan(shape=shape, rows=2, recall_rows=0, steps=2), CPU)
+    plan = Plan(shape=shape, rows=2, recall_rows=0, steps=2)
+    found = train(tmp_path, texts * 4, plan, CPU)
+    assert json.loads((tmp_path / "training.json").read_text())["recall"] == found < 0.1
     names = {path.name for path in tmp_path.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "held_out.npy"} <= names
     assert np.load(tmp_path / "held_out.npy").max() < model.shape.vocab_size
+
+
+def test_a_model_without_long_memory_is_refused() -> None:
+    with pytest.raises(Refusal, match=r"finds 3% of the needles.* train it again with --seed 8"):
+        check_recall(0.03, seed=7)
+    check_recall(0.98, seed=7)
 
 
 def test_a_format_that_stores_everything_changes_nothing(model: Llama, haystack: Haystack) -> None:

@@ -26,12 +26,12 @@ def settle_layers(config: VllmConfig) -> None:
 
 
 def check_layers(config: VllmConfig) -> None:
-    """Refuse layers under a format that another backend computes, or whose values are narrower.
+    """Refuse layers under a format that another backend computes, or whose heads differ.
 
     A model may bring a layer's backend, and then vLLM does not ask its platform for one.
 
     Raises:
-        UnsupportedError: with the backend's name, or the channels of keys and values.
+        UnsupportedError: with the backend's name, or with what differs.
     """
     tiled = list(_tiled(config).values())
     for reason in chain(_differing(tiled), *map(_unsupported, tiled)):

@@ -74,7 +74,7 @@ def choices(records: Sequence[Record]) -> list[dict[str, Any]]:
     """What `auto` chooses in every cell where something was measured.
 
     Of several machines, those count that tried the choice beside most other formats, and of those
-    the median: one process differs from the next by more than two formats do.
+    the median: a step differs from one machine to the next by more than by the format.
     """
     found: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
     for cell in (cell for record in records for cell in _choices(record)):

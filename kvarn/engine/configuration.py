@@ -13,7 +13,14 @@ from vllm.v1.attention.selector import AttentionSelectorConfig
 from kvarn.engine.choice import this_device
 from kvarn.engine.errors import UnsupportedError
 from kvarn.engine.skipping import attention_kinds, skip_windows, tiled_on_stages
-from kvarn.format.layout import FORMATS, HEAD_DIMS, TILE_TOKENS, TileLayout, tail_bytes
+from kvarn.format.layout import (
+    FORMATS,
+    HEAD_DIMS,
+    TILE_TOKENS,
+    TileLayout,
+    fewest_layers,
+    tail_bytes,
+)
 
 MODEL_TYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -117,7 +124,7 @@ def _unsupported_stages(config: VllmConfig) -> Iterator[str]:
     heads, head_dim = model.get_num_kv_heads(config.parallel_config), model.get_head_size()
     layout = TileLayout(FORMATS[config.cache_config.cache_dtype], head_dim)
     raw = tail_bytes(kv_heads=heads, head_dim=head_dim, element_bytes=model.dtype.itemsize)
-    needed = -(-raw // (heads * layout.tile_bytes))
+    needed = fewest_layers(packed_bytes=heads * layout.tile_bytes, raw_bytes=raw)
     if min(held) < needed:
         yield (
             f"needs {needed} layers on each device of a pipeline, and one has {min(held)}; "

@@ -237,3 +237,13 @@ def tail_pages(stages: Sequence[int], *, packed_bytes: int, raw_bytes: int) -> T
     """
     tails = max(min(stages) * packed_bytes // raw_bytes, 1)
     return TailPages(tails, -(-max(stages) // tails))
+
+
+def fewest_layers(*, packed_bytes: int, raw_bytes: int) -> int:
+    """Layers with tiles that each stage of a pipeline needs: a block must hold an open tile.
+
+    Args:
+        packed_bytes: of one layer's tiles in a block.
+        raw_bytes: of one layer's open tile.
+    """
+    return -(-raw_bytes // packed_bytes)

@@ -7,7 +7,7 @@ dimension, its cache and its traits, and a start fails where none does (0.32 and
 import re
 from collections.abc import Callable, Iterable
 
-from kvarn.format.layout import HEAD_DIMS, TileFormat, TileLayout, tail_bytes
+from kvarn.format.layout import HEAD_DIMS, TileFormat, TileLayout, fewest_layers, tail_bytes
 from kvarn.format.releases import SUPPORTED
 from kvarn.planner.accelerators import Accelerator
 from kvarn.planner.shape import ModelShape
@@ -126,7 +126,8 @@ def _short_stages(tile_format: TileFormat, shape: ModelShape, device: Accelerato
         return ""
     heads = device.kv_heads(shape.kv_heads)
     raw = tail_bytes(kv_heads=heads, head_dim=shape.head_dim, element_bytes=shape.dtype_bytes)
-    needed = -(-raw // (heads * TileLayout(tile_format, shape.head_dim).tile_bytes))
+    packed = heads * TileLayout(tile_format, shape.head_dim).tile_bytes
+    needed = fewest_layers(packed_bytes=packed, raw_bytes=raw)
     fewest = shape.fewest_tiled(device.stages)
     if fewest >= needed:
         return ""

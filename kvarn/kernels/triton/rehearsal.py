@@ -74,7 +74,7 @@ def rehearse(attend_and_store: Callable[..., None], layer: Layer) -> None:
     for parts in _steps(layer):
         if sum(part.new for part in parts) <= layer.tokens:
             batch = _batch(parts, layer.device)
-            for tail_page in torch.full_like(batch.table[:, :1], PAGE).repeat(1, 2).unbind(1):
+            for tail_page in batch.table.new_full((len(parts), 2), PAGE).unbind(1):
                 _run(attend_and_store, layer, batch, tail_page)
 
 

@@ -8,10 +8,10 @@ from bench.formats.plane import Point
 
 WIDTH, HEIGHT, LEFT, BOTTOM, GAP = 330, 300, 46, 40, 18
 BITS = (3.0, 4.6)
-ERRORS = (0.05, 0.8)
+ERRORS = (0.05, 1.6)
 LEGEND_WIDTH = 210
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-TICKS = (0.05, 0.1, 0.2, 0.4, 0.8)
+TICKS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 OURS, RIVAL, ORIGIN = "#0b6e4f", "#b3261e", "#6b7280"
 
 

@@ -1,14 +1,14 @@
 """Planned against served: `python -m bench.planner_serving [FILE…] [--json]`.
 
-A FILE is a record of `bench.serving`, one for each machine. Of each of its engines, the tokens of
-the cache beside those of a plan with the same limits. In each cell, the format that `auto` chooses
-for such a load beside the fastest one that was measured on the same machine, the median of several.
+A FILE is a record of `bench.serving`, one for each machine, the newest first. Of each of its
+engines, the tokens of the cache beside those of a plan with the same limits. In each cell, the
+format that `auto` chooses for such a load beside the fastest one that was measured on the same
+machine.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import click
@@ -23,7 +23,12 @@ from kvarn.planner import FORMATS, Accelerator, Limits, Workload, plan, read_sha
 
 RESULTS = Path(__file__).with_name("results")
 RECORD = RESULTS / "serving-h200.json"
-RECORDS = (RECORD, *sorted(RESULTS.glob("serving-h200-*.json")))
+RECORDS = (
+    *(RESULTS / f"serving-h200-{host}.json" for host in ("fifth", "fourth")),
+    RECORD,
+    *(RESULTS / f"serving-h200-{host}.json" for host in ("second", "first")),
+)
+"""All of an H200, the newest first."""
 SLOWER = 1.02
 """A choice may take so many times as long as the best."""
 NAMES = {known.kv_cache_dtype: known.name for known in FORMATS.values()}
@@ -73,25 +78,14 @@ def _planned(run: Run, gpu: Accelerator, cache_format: str) -> int:
 def choices(records: Sequence[Record]) -> list[dict[str, Any]]:
     """What `auto` chooses in every cell where something was measured.
 
-    Of several machines, those count that tried the choice beside most other formats, and of those
-    the median: a step differs from one machine to the next by more than by the format.
+    Of several machines, the one counts that tried the choice beside most other formats, and of
+    those the first.
     """
-    found: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
+    found: dict[tuple[str, int, int], dict[str, Any]] = {}
     for cell in (cell for record in records for cell in _choices(record)):
         place = (cell["model"], cell["sequences"], cell["context"])
-        found.setdefault(place, []).append(cell)
-    return [_median(cells) for cells in found.values()]
-
-
-def _median(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of one cell on several machines, with what the nearest to the median found fastest."""
-    most = max(map(_judged, cells))
-    counted = [cell for cell in cells if _judged(cell) == most]
-    if not most[0]:
-        return counted[0]
-    times = round(median(cell["times"] for cell in counted), 3)
-    nearest = min(counted, key=lambda cell: abs(float(cell["times"]) - times))
-    return nearest | {"times": times}
+        found[place] = max(found.get(place, cell), cell, key=_judged)
+    return list(found.values())
 
 
 def _judged(cell: dict[str, Any]) -> tuple[bool, int]:
@@ -131,9 +125,10 @@ def _choices(record: Record) -> Iterator[dict[str, Any]]:
 
 
 def _tried(runs: Sequence[Run], place: dict[str, Any]) -> int:
-    """Formats in which a cell was to be measured, also where it did not fit into the cache."""
+    """The planner's formats in which a cell was to be measured, also where it did not fit."""
     return sum(
         run["model"] == place["model"]
+        and run["format"] in NAMES
         and (cell["sequences"], cell["context"]) == (place["sequences"], place["context"])
         for run in runs
         for cell in run["cells"]

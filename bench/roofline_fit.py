@@ -30,7 +30,13 @@ from bench.serving.record import Record, Run
 from bench.serving.scenario import STEPS
 from hack.errors import Refusal
 from kvarn.planner import FORMATS, Accelerator, ModelShape, read_shape
-from kvarn.planner.formats import TILE_PACES, TILE_SECONDS, TILE_SHARE, CacheFormat
+from kvarn.planner.formats import (
+    TILE_LEAD_SECONDS,
+    TILE_PACES,
+    TILE_SECONDS,
+    TILE_SHARE,
+    CacheFormat,
+)
 from kvarn.planner.roofline import Rates, Roofline
 
 ROUNDS = 30
@@ -96,6 +102,7 @@ class Step:
                 self.cache_format,
                 bandwidth_share=lambda _device: share,
                 layer_seconds=constants.get(f"{own} seconds", 0.0),
+                lead_seconds=constants.get(f"{own} lead", 0.0),
             ),
             rates=Rates(**{name: constants[name] for name in asdict(Rates())}),
         )
@@ -143,7 +150,7 @@ def standing(device: Accelerator) -> Constants:
     shares = {f"{name} share": known.bandwidth_share(device) for name, known in formats.items()}
     seconds = {f"{name} seconds": known.layer_seconds for name, known in formats.items()}
     del seconds["bf16 seconds"]  # those of others are what they take more than it
-    return asdict(Rates()) | shares | seconds
+    return asdict(Rates()) | shares | seconds | {"tiles lead": TILE_LEAD_SECONDS}
 
 
 def paces(file: Path = KERNELS) -> Constants:

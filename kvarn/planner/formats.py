@@ -25,6 +25,11 @@ FP8_SECONDS, TILE_SECONDS = 7.4e-6, 2.7e-6
 tiles and combine results. All of these are fitted to the steps of two models on an H200, with the
 rates of roofline.py (`python -m bench.roofline_fit`)."""
 
+TILE_LEAD_SECONDS = 4.5e-6
+"""How much less the latter is where a layer reads next to nothing: waiting for first tiles grows
+until every warp has one. Steps of two hosts say 6.1 and 8.3 µs (the same command); less stands,
+so that two short chats keep full precision."""
+
 TILE_PACES = {"kvarn_k4v3_g128": 0.94, "kvarn_k3v3_g128": 0.65}
 """Of `TILE_SHARE`, what tiles of three bits are read with, whose codes take more instructions to
 unpack. No server was measured with them: kernels alone say so, beside those for other tiles (the
@@ -60,6 +65,7 @@ class CacheFormat:
         bandwidth_share: device -> of the data sheet's bandwidth, what attention reads such a cache
             with when it decodes.
         layer_seconds: what a layer of a step takes beside that, more than with a plain cache.
+        lead_seconds: what of these it does not take where next to nothing is read.
         tiled: whether blocks are tiles, and each sequence's open tile lies in tail pages.
     """
 
@@ -69,6 +75,7 @@ class CacheFormat:
     refusal: Callable[[ModelShape, Accelerator, EngineVersion], str]
     bandwidth_share: Callable[[Accelerator], float]
     layer_seconds: float
+    lead_seconds: float
     tiled: bool
 
     def engine_dtype(
@@ -117,6 +124,7 @@ def _plain(
         refusal=refuse_fp8 if element_bytes == 1 else refuse_plain,
         bandwidth_share=lambda _device: bandwidth_share,
         layer_seconds=layer_seconds,
+        lead_seconds=0.0,
         tiled=False,
     )
 
@@ -131,6 +139,7 @@ def _tiled(name: str) -> CacheFormat:
         refusal=partial(refuse_tiles, TILE_FORMATS[name]),
         bandwidth_share=partial(_tile_share, name),
         layer_seconds=TILE_SECONDS,
+        lead_seconds=TILE_LEAD_SECONDS,
         tiled=True,
     )
 

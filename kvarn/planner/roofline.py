@@ -37,6 +37,8 @@ class Rates:
 
 COMPUTE_SHARE = 0.65
 """Of the data sheet's operations, what matrix products and long prompts are computed with."""
+FULL_SECONDS = 3.3e-6
+"""Reading a tile for each warp of a device: on an H200 132 x 8 warps, and 13,824 bytes."""
 REDUCE_SECONDS = 15e-6
 """One of a layer's two all-reduces of a few tokens."""
 
@@ -66,15 +68,21 @@ class Roofline:
         """One step that adds a token to each of `requests` sequences of `length` tokens."""
         products = math.hypot(self.weight_seconds(requests), requests * self.token_seconds)
         attention = self.attention_seconds(requests, length)
-        return self.launch_seconds + products + attention + requests * self.rates.sequence_seconds
+        launch = self.launch_seconds - self._spared_seconds(attention)
+        return launch + products + attention + requests * self.rates.sequence_seconds
 
     @property
     def launch_seconds(self) -> float:
-        """What a step takes whatever its batch."""
+        """What a step takes whatever its batch, unless that is very small."""
         layer = self.rates.layer_seconds + self.cache_format.layer_seconds
         if self.accelerator.count > 1:
             layer += 2 * REDUCE_SECONDS
         return self.shape.layers * layer
+
+    def _spared_seconds(self, attention: float) -> float:
+        """What a step does not take whose attention is so short that some warps have no tile."""
+        layers = self.shape.layers
+        return self.cache_format.lead_seconds * max(0.0, layers - attention / FULL_SECONDS)
 
     def weight_seconds(self, requests: int) -> float:
         """Reading the weights for a step of `requests` tokens."""

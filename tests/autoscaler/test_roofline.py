@@ -14,7 +14,7 @@ SPEED = Roofline(
 )
 
 
-@pytest.mark.parametrize("cell", [Cell(1, 1024), Cell(8, 32_768), Cell(64, 8192), Cell(256, 1024)])
+@pytest.mark.parametrize("cell", [Cell(16, 1024), Cell(8, 32_768), Cell(64, 8192), Cell(256, 1024)])
 def test_a_step_takes_what_the_planner_says(cell: Cell) -> None:
     made = step_seconds(server("H200", cache_format=FORMAT), cell)
 

@@ -1,6 +1,7 @@
 """The model's shape from a Hugging Face `config.json`, and from the weights beside it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,16 @@ from kvarn.planner.attention import Heads, by_reach, heads, kinds
 from kvarn.planner.config_file import ConfigView, load_config
 from kvarn.planner.errors import ShapeError
 from kvarn.planner.families import FAMILIES, PLAIN, Family
-from kvarn.planner.feedforward import active_width, chosen_experts, experts
+from kvarn.planner.feedforward import active_width, chosen_experts, experts, feedforwards
 from kvarn.planner.layer_kind import LayerKind
+from kvarn.planner.mlp import Mlp, dense
+from kvarn.planner.parameters import EXPERTS, MLP, SHARED
 from kvarn.planner.quantization import PLAIN_BITS, WeightFormat, method, weight_format
 from kvarn.planner.safetensors import folder_weight_bytes
 from kvarn.planner.shape import DTYPE_BYTES, ModelShape
 from kvarn.planner.towers import TOWERS, encoder_bytes
 from kvarn.planner.unplanned import refuse
-from kvarn.planner.weights import Description, Weights, computed_weights
+from kvarn.planner.weights import Description, computed_weights
 
 LENGTH_KEY = "model_max_length"
 """What goes before all of `POSITION_KEYS` (Command-R)."""
@@ -120,7 +123,10 @@ def shape_from_config(
         tied=tied,
         dtype_bytes=DTYPE_BYTES[dtype],
     )
-    weights = _weights(model, name, weight_bytes)
+    stored = _stored(model, name, measured=weight_bytes is not None)
+    weights = computed_weights(model, stored)
+    if weight_bytes is not None:
+        weights = weights.measured(weight_bytes)
     return ModelShape(
         architecture=_architecture(config, view),
         layers=len(mixers),
@@ -140,6 +146,7 @@ def shape_from_config(
         active_parameters=weights.active_parameters,
         experts=experts(view),
         experts_per_token=chosen_experts(view) if experts(view) else 0,
+        mlps=_mlps(view, len(mixers), stored),
         multimodal=any(config.get(key) for key in TOWERS),
         encoder_bytes=encoder_bytes(config),
         pooling=pooling,
@@ -203,17 +210,38 @@ def _architecture(config: Mapping[str, Any], view: ConfigView) -> str:
     return str(next(iter(named), view.word("model_type")))
 
 
-def _weights(model: Description, name: str, measured: int | None) -> Weights:
-    """The weights, computed, and scaled to what was measured if anything was."""
+def _stored(model: Description, name: str, *, measured: bool) -> WeightFormat:
+    """How the layers' matrices are stored; where they were measured, that may be unknown."""
     config = {**model.config, **model.text}
     try:
-        stored = weight_format(config, layers=len(model.mixers), name=name)
+        return weight_format(config, layers=len(model.mixers), name=name)
     except ShapeError:
-        if measured is None:
+        if not measured:
             raise
-        stored = WeightFormat(method(config), PLAIN_BITS)
-    found = computed_weights(model, stored)
-    return found if measured is None else found.measured(measured)
+        return WeightFormat(method(config), PLAIN_BITS)
+
+
+def _mlps(view: ConfigView, count: int, stored: WeightFormat) -> tuple[Mlp, ...]:
+    """MLPs by width, unless the shape's other fields say them."""
+    if not experts(view):
+        plain = dense(active_width(view), stored.name)
+        known = replace(plain, group=stored.group_of(MLP))
+        return () if known == plain else (known,)
+    widths = (
+        (kind, width, part)
+        for each in feedforwards(view, count)
+        for kind, width, part in (
+            ("dense", each.dense, MLP),
+            ("shared", each.shared, SHARED),
+            ("routed", each.expert_width, EXPERTS),
+        )
+    )
+    found = (
+        Mlp(kind=kind, width=width, group=stored.group_of(part))
+        for kind, width, part in widths
+        if width
+    )
+    return tuple(dict.fromkeys(found))
 
 
 def _cached(found: tuple[LayerKind, ...], count: int, widths: Heads) -> dict[str, Any]:

@@ -48,15 +48,26 @@ class WeightFormat:
         name: vLLM's name of the method; empty for plain weights.
         bits: average bits per number, scales included.
         parts: the same for parts that are stored otherwise.
+        group: numbers of a row that share a scale, where vLLM deals them to devices in such groups;
+            0 where it does not, or is not known to.
     """
 
     name: str
     bits: float
     parts: Mapping[str, float] = field(default_factory=dict)
+    group: int = 0
 
     def bits_of(self, part: str) -> float:
         """Bits per number in `part` of the model."""
         return self.parts.get(part, self.bits)
+
+    def group_of(self, part: str) -> int:
+        """The same for `part` of the model.
+
+        Some kernel may take GPTQ's groups in pieces, but for those of experts.
+        """
+        grouped = part == EXPERTS or not self.name.startswith("gptq")
+        return self.group if grouped and self.bits_of(part) < PLAIN_BITS else 0
 
 
 def weight_format(config: Mapping[str, Any], *, layers: int, name: str = "") -> WeightFormat:
@@ -81,9 +92,8 @@ def weight_format(config: Mapping[str, Any], *, layers: int, name: str = "") -> 
     view = ConfigView(quantization)
     named = _method(view)
     bits = _bits(view, named)
-    return WeightFormat(
-        named, bits, _parts(view, bits, layers, beside=ConfigView(config).flag("enable_moe_block"))
-    )
+    beside = ConfigView(config).flag("enable_moe_block")
+    return WeightFormat(named, bits, _parts(view, bits, layers, beside=beside), _group(view, named))
 
 
 def method(config: Mapping[str, Any]) -> str:
@@ -100,10 +110,34 @@ def _by_name(name: str) -> dict[str, Any]:
     return {"quant_method": "modelopt", "quant_algo": ending[1].upper()} if ending else {}
 
 
+_GROUPED = ("gptq", "awq", "gptq_marlin", "awq_marlin")
+"""Methods that state `group_size`."""
+
+
+def _group(view: ConfigView, method: str) -> int:
+    """`WeightFormat.group`."""
+    if method == "fp8":
+        return _block(view, "weight_block_size")
+    if method in _GROUPED:
+        return view.count("group_size", "q_group_size")
+    schemes = _schemes(view) if method == "compressed-tensors" else []
+    if len(schemes) != 1:
+        return 0
+    (scheme,) = schemes
+    if scheme.word("strategy") == "group" and scheme.word("type") != "float":
+        return scheme.count("group_size")
+    return _block(scheme, "block_structure")
+
+
+def _block(view: ConfigView, key: str) -> int:
+    """The longer side of a block of numbers that share a scale; 0 where there are no blocks."""
+    return max((side for side in view.sequence(key) if type(side) is int), default=0)
+
+
 def _bits(view: ConfigView, method: str) -> float:
     if method == "fp8":
         return FP8_BITS
-    if method in ("gptq", "awq", "auto-round", "auto_round", "gptq_marlin", "awq_marlin"):
+    if method in (*_GROUPED, "auto-round", "auto_round"):
         return _grouped(view.integer("bits", "w_bit"), view.count("group_size", "q_group_size"))
     if method == "compressed-tensors":
         return _compressed(view)
@@ -136,12 +170,17 @@ def _grouped(bits: int, group: int) -> float:
     return bits + (SCALE_BITS + bits) / group if group else float(bits)
 
 
-def _compressed(view: ConfigView) -> float:
-    schemes = [
+def _schemes(view: ConfigView) -> list[ConfigView]:
+    """How compressed-tensors stores the weights of each set of modules."""
+    return [
         ConfigView(scheme["weights"])
         for scheme in view.mapping("config_groups").values()
         if isinstance(scheme, dict) and isinstance(scheme.get("weights"), dict)
     ]
+
+
+def _compressed(view: ConfigView) -> float:
+    schemes = _schemes(view)
     if not schemes:
         raise _only_files("compressed-tensors", "it has no schemes")
     # Of several, one is for the experts or the MLP, where most numbers are.

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable
 from kvarn.format.layout import HEAD_DIMS, TileFormat, TileLayout, fewest_layers, tail_bytes
 from kvarn.format.releases import SUPPORTED
 from kvarn.planner.accelerators import Accelerator
+from kvarn.planner.mlp import FP8_CAPABILITY
 from kvarn.planner.shape import ModelShape
 from kvarn.planner.version import EngineVersion
 
 OLDEST_CAPABILITY = 8.0
 """Compute capability from where on tiles have kernels, and FlashInfer runs."""
-FP8_CAPABILITY = 8.9
-"""From where on Triton computes with fp8. Before that, FlashInfer alone reads such a cache:
-`triton_attn.py` and `triton_mla.py` raise, and `flash_attn_supports_kv_cache_dtype` wants 9.0."""
 FLASHINFER_HEAD_DIMS = (64, 128, 256, 512)
+"""Before `FP8_CAPABILITY`, FlashInfer alone reads a cache in fp8: `triton_attn.py` and
+`triton_mla.py` raise, and `flash_attn_supports_kv_cache_dtype` wants 9.0."""
 FLASHINFER_LACKS = ("sinks", "images")
 """Traits of attention that FlashInfer does not serve there."""
 

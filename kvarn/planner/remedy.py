@@ -85,11 +85,8 @@ def _counts(problem: Problem, device: Accelerator) -> list[Accelerator]:
     if device.is_cpu or device.is_instance:
         return []
     fewest, shape = problem.accelerator.devices, problem.shape
-    return [
-        replace(device, count=count, stages=stages)
-        for count, stages in COUNTS
-        if count * stages > fewest and not shape.undivided(count)
-    ]
+    more = [replace(device, count=count, stages=stages) for count, stages in COUNTS]
+    return [some for some in more if some.devices > fewest and not shape.undivided(some)]
 
 
 def _name(device: Accelerator) -> str:

@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Self
 
+from kvarn.planner.accelerators import Accelerator
 from kvarn.planner.camel import camel, to_camel
 from kvarn.planner.errors import ShapeError
 from kvarn.planner.layer_kind import LayerKind
+from kvarn.planner.mlp import Mlp, dense
 
-WEIGHT_GROUPS = {"fp8": 128, "awq": 128, "awq_marlin": 128}
-"""Numbers of a row that share a scale, by quantisation, where vLLM wants them on one device
-(`validate_fp8_block_shape`, `AutoAWQConfig`)."""
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
@@ -53,6 +52,8 @@ class ModelShape:
     """Routed experts in a layer."""
     experts_per_token: int = 0
     """How many of them a token visits."""
+    mlps: tuple[Mlp, ...] = ()
+    """MLPs by width, for a model that has experts or groups of weights unlike the usual ones."""
     active_parameters: int = 0
     """Weights that a token is multiplied with; 0 for as many as `weight_bytes` has."""
     multimodal: bool = False
@@ -128,23 +129,28 @@ class ModelShape:
         tiled = sum(kind.layers for kind in self.kinds if kind.kind == "full")
         return self.layers // stages * tiled // self.layers
 
-    def undivided(self, count: int) -> str:
-        """What `count` devices cannot share, in words; empty where they can share all.
+    @property
+    def _dealt(self) -> tuple[Mlp, ...]:
+        """MLPs as far as their widths are known: of experts, only `mlps` says them."""
+        if self.mlps or self.experts:
+            return self.mlps
+        return (dense(self.intermediate_size, self.quantization),)
+
+    def undivided(self, device: Accelerator) -> str:
+        """What the device's `count` cannot share, in words; empty where they can share all.
 
         Query heads are dealt. So are KV heads, or each is copied to as many devices as any other
         (`QKVParallelLinear` of vLLM). An MLP is dealt by its width, in whole groups of its
-        quantisation; how wide one expert is, a shape does not say.
+        quantisation.
         """
+        count = device.count
         if self.attention_heads % count:
             return f"{self.attention_heads} attention heads do not divide among {count} devices"
         for heads in (kind.kv_heads for kind in self.kinds if kind.kv_heads):
             if heads % count and count % heads:
                 return f"{heads} KV heads neither divide among {count} devices nor the reverse"
-        width, group = self.intermediate_size, WEIGHT_GROUPS.get(self.quantization, 1)
-        if self.experts or not width % (count * group) or count == 1:
-            return ""
-        groups = f" in groups of {group}" if group > 1 else ""
-        return f"an MLP of width {width:,} does not divide among {count} devices{groups}"
+        unfit = (mlp.undivided(count, self.quantization, device.capability) for mlp in self._dealt)
+        return next(filter(None, unfit), "")
 
     def to_dict(self) -> dict[str, Any]:
         """The shape with camelCase keys; fields that hold their default are left out."""
@@ -194,9 +200,9 @@ def _typed(key: str, value: Any, kind: object) -> Any:
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
             return tuple(value)
         raise ShapeError("InvalidShape", f"{key} is {value!r}; give a list of words.")
-    if kind == tuple[LayerKind, ...]:
+    if part := _PARTS.get(kind):
         if isinstance(value, list | tuple) and all(isinstance(item, Mapping) for item in value):
-            return tuple(_layer_kind(item) for item in value)
+            return tuple(_part(part, key, item) for item in value)
         raise ShapeError("InvalidShape", f"{key} is {value!r}; give a list of objects.")
     if type(value) is not kind:
         name = {int: "an integer", str: "a word", bool: "true or false"}.get(kind, str(kind))  # type: ignore[call-overload]
@@ -204,15 +210,24 @@ def _typed(key: str, value: Any, kind: object) -> Any:
     return value
 
 
-def _layer_kind(data: Mapping[str, Any]) -> LayerKind:
-    names = {camel(field.name): field for field in fields(LayerKind)}
+_PARTS: dict[object, type[LayerKind | Mlp]] = {
+    tuple[LayerKind, ...]: LayerKind,
+    tuple[Mlp, ...]: Mlp,
+}
+"""What the objects of a list are."""
+
+
+def _part(part: type[LayerKind | Mlp], place: str, data: Mapping[str, Any]) -> LayerKind | Mlp:
+    """One object of the list under `place`."""
+    names = {camel(field.name): field for field in fields(part)}
     if unknown := sorted(set(data) - set(names)):
-        raise ShapeError("InvalidShape", f"{unknown[0]} is no field of layerKinds; remove it.")
-    if missing := sorted({"kind", "layers"} - set(data)):
-        raise ShapeError("InvalidShape", f"layerKinds lacks {missing[0]}; add it.")
+        raise ShapeError("InvalidShape", f"{unknown[0]} is no field of {place}; remove it.")
+    required = {key for key, field in names.items() if field.default is MISSING}
+    if missing := sorted(key for key in required if data.get(key) is None):
+        raise ShapeError("InvalidShape", f"{place} lacks {missing[0]}; add it.")
     values = {
         names[key].name: _typed(key, value, names[key].type)
         for key, value in data.items()
         if value is not None
     }
-    return LayerKind(**values)
+    return part(**values)

@@ -110,8 +110,9 @@ def _problem(
             f"The workload's requests have {workload.request_tokens:,} tokens (promptTokens +"
             f" outputTokens), and the context has {longest:,}; lower one of the two.",
         )
-    if undivided := shape.undivided(accelerator.count):
-        counts = [n for n in range(1, shape.attention_heads + 1) if not shape.undivided(n)]
+    if undivided := shape.undivided(accelerator):
+        numbers = range(1, shape.attention_heads + 1)
+        counts = [n for n in numbers if not shape.undivided(replace(accelerator, count=n))]
         raise RequestError("InvalidAccelerator", f"{undivided}; use {_listed(counts)} of them.")
     if accelerator.stages > shape.layers:
         raise RequestError(

@@ -350,7 +350,7 @@ def test_an_mlp_is_dealt_in_whole_groups(shape: ModelShape, count: int, words: s
 
 @pytest.mark.parametrize("shape", known_models().values(), ids=known_models())
 def test_every_known_model_is_dealt_to_two(shape: ModelShape) -> None:
-    assert not shape.undivided(2)
+    assert not shape.undivided(Accelerator.find("H100", count=2))
 
 
 @pytest.mark.parametrize(("shape", "count"), [(PHI, 5), (PHI, 20), (QWEN, 16)])

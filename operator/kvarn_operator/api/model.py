@@ -46,6 +46,17 @@ class LayerKind(ApiModel):
     """Bytes of a sequence in one recurrent layer, over all accelerators together."""
 
 
+class Mlp(ApiModel):
+    """MLPs that accelerators share by their width."""
+
+    kind: Literal["dense", "shared", "routed"]
+    """Whether they are experts, and which: see the planner's Mlp."""
+    width: int = Field(ge=1)
+    """Width of one; of all shared experts of a layer together."""
+    group: int = Field(default=0, ge=0)
+    """Numbers of a row that share a scale and stay on one accelerator."""
+
+
 class Shape(ApiModel):
     """The numbers that decide what the weights and the KV cache of a model take."""
 
@@ -111,6 +122,10 @@ class Shape(ApiModel):
     """Routed experts in a layer."""
     experts_per_token: int = Field(default=0, ge=0)
     """How many of them a token visits."""
+    mlps: list[Mlp] = Field(
+        default_factory=list, max_length=16, json_schema_extra={"x-kubernetes-list-type": "atomic"}
+    )
+    """MLPs by width, for a model that has experts."""
     active_parameters: int = Field(default=0, ge=0)
     """Weights that a token is multiplied with; 0 for all."""
     multimodal: bool = False

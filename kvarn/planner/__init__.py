@@ -2,6 +2,7 @@
 
     shape = read_shape("Qwen3-8B/config.json")  # or ModelShape.from_dict(spec.model.shape)
     gpu = Accelerator.find("NVIDIA-H100-80GB-HBM3", count=1)  # or Accelerator.cpu(memory_bytes=…)
+    gpu = labelled(node["metadata"]["labels"], count=1)  # of a GPU that is not in our table too
     work = Workload(prompt_tokens=2048, output_tokens=512, concurrency=64)
     limits = Limits(max_model_tokens=32768)  # None, the default, leaves a limit to the planner
     made = plan(shape, gpu, workload=work, limits=limits, cache_format="auto")
@@ -25,6 +26,7 @@ from kvarn.planner.errors import (
 from kvarn.planner.formats import FORMATS
 from kvarn.planner.hf_config import read_shape
 from kvarn.planner.memory import AccountLine
+from kvarn.planner.nodes import labelled
 from kvarn.planner.result import Alternative, Choice, Plan
 from kvarn.planner.shape import ModelShape
 from kvarn.planner.solve import AUTO, plan
@@ -50,6 +52,7 @@ __all__ = [
     "ShapeError",
     "Workload",
     "known_gpus",
+    "labelled",
     "plan",
     "read_shape",
 ]

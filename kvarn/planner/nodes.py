@@ -51,7 +51,13 @@ def described(
     )
 
 
-def labelled(labels: Mapping[str, str], *, resource: str = WHOLE, count: int = 1) -> Accelerator:
+def labelled(
+    labels: Mapping[str, str],
+    *,
+    resource: str = WHOLE,
+    count: int = 1,
+    memory_bytes: int | None = None,
+) -> Accelerator:
     """`count` of a node's accelerators, by its labels.
 
     Args:
@@ -59,6 +65,7 @@ def labelled(labels: Mapping[str, str], *, resource: str = WHOLE, count: int = 1
         resource: what pods ask for: `nvidia.com/gpu`, which under MIG's single strategy means
             instances of one profile, or `nvidia.com/mig-3g.20gb` under the mixed strategy.
         count: how many of them.
+        memory_bytes: that a process finds in a GPU which our table lacks, if not what labels say.
 
     Raises:
         AcceleratorError: the resource is no GPU, or the labels name no product, or one that nobody
@@ -72,7 +79,8 @@ def labelled(labels: Mapping[str, str], *, resource: str = WHOLE, count: int = 1
             f"The node has no label {resource}.product; install GPU feature discovery, or state"
             " the product.",
         )
-    memory_bytes = _quantity(f"{view.word(f'{resource}.memory')}Mi")
+    if memory_bytes is None:
+        memory_bytes = _found(_quantity(f"{view.word(f'{resource}.memory')}Mi"))
     if profile and "-MIG-" not in product:
         product = f"{product}-MIG-{profile}"
     major, minor = (view.word(f"{WHOLE}.compute.{part}") for part in ("major", "minor"))
@@ -98,11 +106,11 @@ def resource_device(device: Mapping[str, Any], *, count: int = 1) -> Accelerator
         product = f"{product}-MIG-{profile}"
     capacity = basic.part("capacity").part("memory")
     capability = _capability(attributes.part("cudaComputeCapability").word("version"))
-    return _named(product, _quantity(capacity.word("value")), capability, count)
+    return _named(product, _found(_quantity(capacity.word("value"))), capability, count)
 
 
 def _named(product: str, memory_bytes: int | None, capability: float, count: int) -> Accelerator:
-    """The product by our table; by what the driver states of it where it is not in it."""
+    """The product by our table; by what is said of it where it is not in it."""
     try:
         return Accelerator.find(product, count=count)
     except AcceleratorError:
@@ -112,7 +120,7 @@ def _named(product: str, memory_bytes: int | None, capability: float, count: int
     return replace(
         known,
         product=product,
-        memory_bytes=int(FOUND * memory_bytes),
+        memory_bytes=memory_bytes,
         capability=known.capability or capability,
         count=count,
     )
@@ -134,6 +142,11 @@ def _profile(resource: str) -> str:
             f" {VENDOR}/mig-3g.20gb.",
         )
     return profile
+
+
+def _found(stated_bytes: int | None) -> int | None:
+    """Of the memory that the driver states, what a process finds."""
+    return None if stated_bytes is None else int(FOUND * stated_bytes)
 
 
 def _quantity(text: str) -> int | None:

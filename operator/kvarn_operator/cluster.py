@@ -15,6 +15,7 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from kvarn_operator import API_VERSION, FIELD_MANAGER, GROUP, PLURAL, VERSION, metrics
+from kvarn_operator.gpus import Products, by_product
 from kvarn_operator.observe import Manifest
 from kvarn_operator.pods import PRODUCT_LABEL
 
@@ -70,7 +71,7 @@ class Cluster:
 
     def __init__(self, api: client.ApiClient) -> None:
         self._api = api
-        self._products: frozenset[str] = frozenset()
+        self._products: Products = {}
         self._products_until = 0.0
 
     @classmethod
@@ -185,8 +186,8 @@ class Cluster:
                 return None
             raise
 
-    async def gpu_products(self) -> frozenset[str]:
-        """The ``nvidia.com/gpu.product`` labels of all nodes, at most half a minute old.
+    async def gpu_products(self) -> Products:
+        """The GPU products of all nodes, at most half a minute old.
 
         Empty if nodes may not be read.
         """
@@ -195,13 +196,13 @@ class Cluster:
             self._products_until = time.monotonic() + PRODUCTS_SECONDS
         return self._products
 
-    async def _read_products(self) -> frozenset[str]:
+    async def _read_products(self) -> Products:
         query = [("labelSelector", PRODUCT_LABEL)]
         try:
             nodes = await self._request("GET", "/api/v1/nodes", query=query)
         except RefusedError:
-            return frozenset()
-        return frozenset(node["metadata"]["labels"][PRODUCT_LABEL] for node in nodes["items"])
+            return {}
+        return by_product(nodes["items"])
 
     async def serves_resource(self) -> bool:
         """Whether the CRD is installed."""

@@ -9,9 +9,10 @@ from kvarn.planner import ModelShape, ShapeError
 from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.api.status import InspectedModel, InspectionFailure
 from kvarn_operator.config import Config
+from kvarn_operator.gpus import product
 from kvarn_operator.observe import INSPECTION, Failure, Manifest, Observed, Pod, digest, json_object
 from kvarn_operator.overlay import merge
-from kvarn_operator.planning import Unplanned, product
+from kvarn_operator.planning import Unplanned
 from kvarn_operator.pods import (
     container_security,
     environment,
@@ -107,7 +108,7 @@ def job(target: KVarNDeployment, config: Config, products: Collection[str]) -> M
     Args:
         target: the resource.
         config: the operator's settings.
-        products: of the cluster's GPUs, if `planning.needs_product`.
+        products: of the cluster's GPUs, if `gpus.needs_nodes`.
 
     Raises:
         planner.AcceleratorError: it is not known which nodes those are.

@@ -1,16 +1,19 @@
 """The seam to the planner: a resource's spec in, a plan or the reason why there is none out."""
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from kvarn import planner
 from kvarn_operator import learning
 from kvarn_operator.api import KVarNDeployment
-from kvarn_operator.api.base import memory_bytes
 from kvarn_operator.api.spec import Spec
 from kvarn_operator.api.status import Lesson, MemoryLine
 from kvarn_operator.api.status import Plan as PlanStatus
+from kvarn_operator.gpus import Products, candidates, product
 from kvarn_operator.observe import digest
+
+UNSAID = "give accelerator.memory, which no node that is seen says"
+"""What the planner's «state its memory» means here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,36 +61,10 @@ class Unplanned:
 Outcome = Planned | Unplanned
 
 
-def needs_product(spec: Spec) -> bool:
-    """Whether the plan depends on which GPUs the cluster has."""
-    accelerator = spec.accelerator
-    return (
-        accelerator.resource != "cpu" and accelerator.product is None and accelerator.memory is None
-    )
-
-
-def product(target: KVarNDeployment, products: Collection[str]) -> str:
-    """The product that pods must land on; empty where none was asked for and memory is stated.
-
-    Raises:
-        planner.AcceleratorError: it has to be stated.
-    """
-    spec = target.spec
-    if not needs_product(spec):
-        return spec.accelerator.product or ""
-    # Nodes that come and go must not unsettle what runs already.
-    planned = target.status.plan
-    if planned is not None and (planned.accelerator in products or _is_gpu(planned.accelerator)):
-        return planned.accelerator
-    if len(products) != 1:
-        raise planner.AcceleratorError("UnknownAccelerator", _ask_for_product(products))
-    return next(iter(products))
-
-
 def plan(
     target: KVarNDeployment,
     shape: planner.ModelShape,
-    products: Collection[str],
+    products: Products,
     *,
     image: str,
     lessons: Iterable[Lesson] = (),
@@ -98,7 +75,7 @@ def plan(
     Args:
         target: the resource.
         shape: the model's.
-        products: ``nvidia.com/gpu.product`` labels of the cluster's nodes, if `needs_product`.
+        products: of the cluster, if `gpus.needs_nodes`.
         image: that the servers run.
         lessons: what the resources of the namespace have learned.
         lesson: what to plan by instead, after a failure.
@@ -106,21 +83,52 @@ def plan(
     spec = target.spec
     try:
         gpu = product(target, products)
-        accelerator = _accelerator(spec, gpu)
-        key = _lesson_key(spec, shape, accelerator, image)
-        basis = _basis(spec, key)
+        accelerator, key, basis = _made_from(target, shape, gpu, products.get(gpu, {}), image)
+        kept = _kept(target, accelerator, basis)
         known = lesson or learning.standing(target.status, key=key, basis=basis, others=lessons)
         result = planner.plan(
             shape,
             accelerator,
             workload=_workload(spec, shape),
             limits=_limits(spec),
-            cache_format=spec.cache.format,
+            cache_format=kept.format if kept else spec.cache.format,
             correction=learning.correction(known),
         )
     except planner.PlannerError as error:
-        return Unplanned(reason=error.reason, message=error.message)
+        message = error.message.replace("state its memory", UNSAID)
+        return Unplanned(reason=error.reason, message=message)
+    result = replace(result, reason=kept.reason) if kept else result
     return Planned(plan=result, shape=shape, product=gpu, lesson=known, basis=basis)
+
+
+def _made_from(
+    target: KVarNDeployment,
+    shape: planner.ModelShape,
+    product: str,
+    labels: Mapping[str, str],
+    image: str,
+) -> tuple[planner.Accelerator, str, str]:
+    """The accelerator, the lesson's key and the basis: those of the plan that stands, if possible.
+
+    Raises:
+        planner.AcceleratorError: the GPU is not known.
+    """
+    made = target.status.plan
+    for accelerator in candidates(target, product, labels):
+        key = _lesson_key(target.spec, shape, accelerator, image)
+        basis = _basis(target.spec, key)
+        if made is not None and made.basis == basis:
+            break
+    return accelerator, key, basis
+
+
+def _kept(
+    target: KVarNDeployment, accelerator: planner.Accelerator, basis: str
+) -> PlanStatus | None:
+    """The plan that stands, where nobody says any more what the accelerator can compute."""
+    made = target.status.plan
+    stands = made is not None and made.basis == basis
+    return made if stands and not accelerator.is_known else None
 
 
 def _lesson_key(
@@ -164,40 +172,6 @@ def to_status(planned: Planned) -> PlanStatus:
         lesson=planned.lesson,
         basis=planned.basis,
     )
-
-
-def cpu_memory_bytes(spec: Spec) -> int:
-    """Memory of a pod without accelerators: its limit, as stated, or the planner's default."""
-    stated = spec.engine.resources.limits.get("memory") or spec.accelerator.memory
-    return memory_bytes(stated) if stated else planner.Accelerator.cpu().memory_bytes
-
-
-def _is_gpu(name: str) -> bool:
-    try:
-        return not planner.Accelerator.find(name).is_cpu
-    except planner.PlannerError:
-        return False
-
-
-def _ask_for_product(products: Collection[str]) -> str:
-    if not products:
-        return (
-            "No node that can be seen has the label nvidia.com/gpu.product: give"
-            " accelerator.product or accelerator.memory, or accelerator.resource: cpu."
-        )
-    known = ", ".join(sorted(products))
-    return f"The cluster has several GPU products ({known}): give accelerator.product."
-
-
-def _accelerator(spec: Spec, product: str) -> planner.Accelerator:
-    accelerator = spec.accelerator
-    if accelerator.resource == "cpu":
-        return planner.Accelerator.cpu(memory_bytes=cpu_memory_bytes(spec))
-    memory = None if accelerator.memory is None else memory_bytes(accelerator.memory)
-    name, _, profile = accelerator.resource.partition("/mig-")
-    if product and profile and memory is None and "-MIG-" not in product:
-        product = f"{product}-MIG-{profile}"
-    return planner.Accelerator.find(product or name, count=accelerator.count, memory_bytes=memory)
 
 
 def _workload(spec: Spec, shape: planner.ModelShape) -> planner.Workload | None:

@@ -22,7 +22,6 @@ from kvarn_operator import (
     events,
     inspection,
     metrics,
-    planning,
     render,
     retries,
     status,
@@ -37,6 +36,7 @@ from kvarn_operator.cluster import RefusedError
 from kvarn_operator.conditions import Verdict
 from kvarn_operator.config import Config
 from kvarn_operator.events import Event
+from kvarn_operator.gpus import Products, needs_nodes
 from kvarn_operator.observe import Observed
 from kvarn_operator.planning import Outcome, Planned, Unplanned
 from kvarn_operator.pods import image
@@ -58,7 +58,7 @@ class Api(Applier, Protocol):
     async def apply_status(self, *, identity: Mapping[str, str], status: Mapping[str, Any]) -> None:
         """Server-side apply of the status."""
 
-    async def gpu_products(self) -> frozenset[str]:
+    async def gpu_products(self) -> Products:
         """GPU products of the cluster's nodes."""
 
 
@@ -164,8 +164,8 @@ class Reconciler:
         await self._write_status(meta, memory, old=old, new=new, tell=tell)
 
     async def _plan(self, target: KVarNDeployment, observed: Observed) -> Scene:
-        products: frozenset[str] = frozenset()
-        if planning.needs_product(target.spec):
+        products: Products = {}
+        if needs_nodes(target.spec):
             products = await self.api.gpu_products()
         model: InspectedModel | None = None
         outcome: Outcome

@@ -6,9 +6,10 @@ Equal input gives equal bytes, whatever the operator's version: what changes her
 from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.api.base import amount
 from kvarn_operator.config import Config
+from kvarn_operator.gpus import cpu_memory_bytes
 from kvarn_operator.observe import CONTAINERS, SERVER, TEMPLATE_HASH, Manifest, digest
 from kvarn_operator.overlay import merge
-from kvarn_operator.planning import Planned, cpu_memory_bytes
+from kvarn_operator.planning import Planned
 from kvarn_operator.pods import (
     container_security,
     environment,

@@ -3,6 +3,7 @@
 from kvarn import planner
 from kvarn_operator import learning, planning
 from kvarn_operator.api import KVarNDeployment
+from kvarn_operator.gpus import Products
 from kvarn_operator.observe import Failure, Observed, Pod
 from kvarn_operator.planning import Outcome, Planned, Unplanned
 from kvarn_operator.scene import Scene
@@ -12,7 +13,7 @@ def plan(
     target: KVarNDeployment,
     observed: Observed,
     shape: planner.ModelShape,
-    products: frozenset[str],
+    products: Products,
     *,
     image: str,
 ) -> Outcome:

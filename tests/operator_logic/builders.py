@@ -73,7 +73,7 @@ def planned(of: KVarNDeployment, *, image: str = IMAGE) -> Planned:
     """The plan for a resource with an inline shape."""
     assert of.spec.model.shape is not None
     shape = ModelShape.from_dict(of.spec.model.shape.model_dump(by_alias=True))
-    outcome = planning.plan(of, shape, (), image=image)
+    outcome = planning.plan(of, shape, {}, image=image)
     assert isinstance(outcome, Planned), outcome
     return outcome
 

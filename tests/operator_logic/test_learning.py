@@ -67,7 +67,7 @@ def tight_target() -> KVarNDeployment:
 
 
 def again(of: KVarNDeployment, observed: Observed) -> Outcome:
-    return retries.plan(of, observed, planned(of).shape, frozenset(), image=IMAGE)
+    return retries.plan(of, observed, planned(of).shape, {}, image=IMAGE)
 
 
 def test_where_nothing_was_left_the_account_lacked_the_whole_cache() -> None:

@@ -22,7 +22,9 @@ H100, H200 = "NVIDIA-H100-80GB-HBM3", "NVIDIA-H200"
 
 
 def plan(of: KVarNDeployment, products: Collection[str]) -> Outcome:
-    return planning.plan(of, SHAPE, products, image=IMAGE)
+    """The plan where nodes say which product they have, and nothing else of it."""
+    seen = {product: {"nvidia.com/gpu.product": product} for product in products}
+    return planning.plan(of, SHAPE, seen, image=IMAGE)
 
 
 def without_product(**accelerator: object) -> KVarNDeployment:

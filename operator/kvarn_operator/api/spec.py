@@ -60,7 +60,9 @@ class Accelerator(ApiModel):
     )
     """The pod's resource: nvidia.com/gpu, a MIG profile such as nvidia.com/mig-3g.40gb, or cpu."""
     memory: Memory | None = None
-    """Memory of one accelerator, if the product's own is not known; with cpu, of the pod."""
+    """Memory of one accelerator, if neither the planner knows the product nor its node's
+    nvidia.com/gpu.memory label can be read; with cpu, of the pod.
+    """
     utilization_percent: int | None = Field(default=None, ge=10, le=99)
     """Share of the accelerator's memory that vLLM may use; vLLM's own default if absent."""
 

@@ -1,0 +1,165 @@
+"""The GPUs that servers run on: what the resource says of them, and what the nodes say."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from kvarn import planner
+from kvarn_operator.api import KVarNDeployment
+from kvarn_operator.api.base import TOO_MANY_BYTES, memory_bytes
+from kvarn_operator.api.spec import Accelerator, Spec
+from kvarn_operator.observe import Manifest
+from kvarn_operator.pods import PRODUCT_LABEL
+
+WHOLE = "nvidia.com/gpu"
+"""Prefix of the labels of a node's GPUs; those of MIG instances have their resource's."""
+DRIVERS_DIFFER = 0.04
+"""How much less than labels say the same GPU may have been planned with: a process finds 2 % less,
+and what drivers say differs by up to 2 %."""
+
+Products = Mapping[str, Mapping[str, str]]
+"""The cluster's GPU products, by ``nvidia.com/gpu.product``, each with the labels of a node."""
+
+
+def by_product(nodes: Iterable[Manifest]) -> Products:
+    """For each product the labels of the node that says the least memory: all others have that.
+
+    Of several such nodes it is always the same one that speaks.
+    """
+    found = [node["metadata"] for node in nodes]
+    found.sort(key=lambda head: (_said_bytes(head["labels"]) or TOO_MANY_BYTES, head["name"]))
+    named = ((head["labels"][PRODUCT_LABEL], head["labels"]) for head in reversed(found))
+    return {name: labels for name, labels in named if name}
+
+
+def needs_nodes(spec: Spec) -> bool:
+    """Whether the plan depends on what the cluster's nodes say of their GPUs."""
+    accelerator = spec.accelerator
+    if accelerator.resource == "cpu":
+        return False
+    if accelerator.product is None:
+        return accelerator.memory is None
+    return not _is_listed(_name(accelerator, accelerator.product))
+
+
+def product(target: KVarNDeployment, products: Collection[str]) -> str:
+    """The product that pods must land on; empty where none was asked for and memory is stated.
+
+    Raises:
+        planner.AcceleratorError: it has to be stated.
+    """
+    accelerator = target.spec.accelerator
+    if accelerator.product or accelerator.memory is not None or accelerator.resource == "cpu":
+        return accelerator.product or ""
+    # Nodes that come and go must not unsettle what runs already.
+    planned = target.status.plan
+    if planned is not None and _is_product(planned.accelerator):
+        return planned.accelerator
+    if len(products) != 1:
+        raise planner.AcceleratorError("UnknownAccelerator", _ask_for_product(products))
+    return next(iter(products))
+
+
+def candidates(
+    target: KVarNDeployment, product: str, labels: Mapping[str, str]
+) -> Iterator[planner.Accelerator]:
+    """What the servers run on: as planned before where it may still be that, else as is said.
+
+    Args:
+        target: the resource.
+        product: that pods must land on.
+        labels: of a node that has it.
+
+    Raises:
+        planner.AcceleratorError: the GPU is not known.
+    """
+    accelerator = target.spec.accelerator
+    if accelerator.resource == "cpu":
+        yield planner.Accelerator.cpu(memory_bytes=cpu_memory_bytes(target.spec))
+        return
+    stated = None if accelerator.memory is None else memory_bytes(accelerator.memory)
+    name = _name(accelerator, product)
+    if product and not _is_listed(name):
+        said, planned = _said_bytes(labels, _prefix(accelerator)), _planned_bytes(target)
+        if stated is None and planned and _may_be(planned, said):
+            yield _unlisted(accelerator, product, labels, planned)
+        if stated is not None or said:
+            yield _unlisted(accelerator, product, labels, stated)
+            return
+    yield planner.Accelerator.find(name, count=accelerator.count, memory_bytes=stated)
+
+
+def cpu_memory_bytes(spec: Spec) -> int:
+    """Memory of a pod without accelerators: its limit, as stated, or the planner's default."""
+    stated = spec.engine.resources.limits.get("memory") or spec.accelerator.memory
+    return memory_bytes(stated) if stated else planner.Accelerator.cpu().memory_bytes
+
+
+def _is_product(name: str) -> bool:
+    """Whether what was planned for is a product, and neither the CPU nor any GPU of a resource."""
+    return name != "cpu" and "/" not in name
+
+
+def _is_listed(name: str) -> bool:
+    """Whether the planner's table has such a GPU, or several."""
+    try:
+        return not planner.Accelerator.find(name).is_cpu
+    except planner.AcceleratorError as error:
+        return error.reason != "UnknownAccelerator"
+
+
+def _ask_for_product(products: Collection[str]) -> str:
+    if not products:
+        return (
+            "No node that can be seen has the label nvidia.com/gpu.product: give"
+            " accelerator.product or accelerator.memory, or accelerator.resource: cpu."
+        )
+    known = ", ".join(sorted(products))
+    return f"The cluster has several GPU products ({known}): give accelerator.product."
+
+
+def _unlisted(
+    accelerator: Accelerator, product: str, labels: Mapping[str, str], size_bytes: int | None
+) -> planner.Accelerator:
+    """A GPU that the table lacks, as its node's labels say; `size_bytes` overrides its memory."""
+    return planner.labelled(
+        {PRODUCT_LABEL: product, **labels},
+        resource=_prefix(accelerator),
+        count=accelerator.count,
+        memory_bytes=size_bytes,
+    )
+
+
+def _name(accelerator: Accelerator, product: str) -> str:
+    """What is looked for in the planner's table."""
+    profile = _profile(accelerator)
+    if product and profile and accelerator.memory is None and "-MIG-" not in product:
+        return f"{product}-MIG-{profile}"
+    return product or accelerator.resource
+
+
+def _prefix(accelerator: Accelerator) -> str:
+    """Of the labels that describe it."""
+    return accelerator.resource if _profile(accelerator) else WHOLE
+
+
+def _profile(accelerator: Accelerator) -> str:
+    """MIG's profile; empty for a whole GPU."""
+    return accelerator.resource.partition("/mig-")[2]
+
+
+def _said_bytes(labels: Mapping[str, str], prefix: str = WHOLE) -> int | None:
+    """Memory that labels say; None where they say none that a GPU has."""
+    try:
+        return memory_bytes(f"{labels.get(f'{prefix}.memory', '')}Mi") or None
+    except ValueError:
+        return None
+
+
+def _planned_bytes(target: KVarNDeployment) -> int | None:
+    """Memory of what the plan that stands is for; None where none does."""
+    account = target.status.plan.memory if target.status.plan else []
+    return next((line.bytes for line in account if line.name == "total"), None)
+
+
+def _may_be(planned_bytes: int, said_bytes: int | None) -> bool:
+    """Whether what was planned for may be a GPU of which labels say this, or nothing."""
+    return said_bytes is None or 0 <= 1 - planned_bytes / said_bytes <= DRIVERS_DIFFER

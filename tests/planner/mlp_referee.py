@@ -1,7 +1,7 @@
 """Whether vLLM's own checks let devices share a width whose groups have 128 numbers, as JSON.
 
-Called with a kind of MLP and a quantisation; reads [[width, devices], …] and writes [true, …]. A
-program of its own, because importing vLLM warns.
+Reads [[width, devices], …]; writes, of each kind of MLP and quantisation, [kind, name, [true, …]].
+A program of its own, because importing vLLM warns.
 """
 
 import json
@@ -61,5 +61,9 @@ def starts(check: Callable[[int, int], None], width: int, count: int) -> bool:
 
 
 if __name__ == "__main__":
-    chosen = CHECKS[sys.argv[1], sys.argv[2]]
-    print(json.dumps([starts(chosen, width, count) for width, count in json.load(sys.stdin)]))
+    asked = json.load(sys.stdin)
+    found = [
+        (kind, how, [starts(check, width, count) for width, count in asked])
+        for (kind, how), check in CHECKS.items()
+    ]
+    print(json.dumps(found))

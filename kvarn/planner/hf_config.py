@@ -231,7 +231,7 @@ def _mlps(view: ConfigView, count: int, stored: WeightFormat) -> tuple[Mlp, ...]
         (kind, width, part)
         for each in feedforwards(view, count)
         for kind, width, part in (
-            ("dense", each.dense, MLP),
+            ("dense", each.dense, SHARED),
             ("shared", each.shared, SHARED),
             ("routed", each.expert_width, EXPERTS),
         )

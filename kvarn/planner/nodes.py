@@ -81,8 +81,8 @@ def labelled(
         )
     if memory_bytes is None:
         memory_bytes = _found(_quantity(f"{view.word(f'{resource}.memory')}Mi"))
-    if profile and "-MIG-" not in product:
-        product = f"{product}-MIG-{profile}"
+    if profile:
+        product = f"{product.partition('-MIG-')[0]}-MIG-{profile}"
     major, minor = (view.word(f"{WHOLE}.compute.{part}") for part in ("major", "minor"))
     return _named(product, memory_bytes, _capability(f"{major}.{minor}"), count)
 

@@ -50,24 +50,22 @@ class WeightFormat:
         parts: the same for parts that are stored otherwise.
         group: numbers of a row that share a scale, where vLLM deals them to devices in such groups;
             0 where it does not, or is not known to.
+        grouped: parts all of which are surely stored so.
     """
 
     name: str
     bits: float
     parts: Mapping[str, float] = field(default_factory=dict)
     group: int = 0
+    grouped: frozenset[str] = frozenset()
 
     def bits_of(self, part: str) -> float:
         """Bits per number in `part` of the model."""
         return self.parts.get(part, self.bits)
 
     def group_of(self, part: str) -> int:
-        """The same for `part` of the model.
-
-        Some kernel may take GPTQ's groups in pieces, but for those of experts.
-        """
-        grouped = part == EXPERTS or not self.name.startswith("gptq")
-        return self.group if grouped and self.bits_of(part) < PLAIN_BITS else 0
+        """The group of `part` of the model; 0 unless all of it surely has one."""
+        return self.group if part in self.grouped else 0
 
 
 def weight_format(config: Mapping[str, Any], *, layers: int, name: str = "") -> WeightFormat:
@@ -93,7 +91,8 @@ def weight_format(config: Mapping[str, Any], *, layers: int, name: str = "") -> 
     named = _method(view)
     bits = _bits(view, named)
     beside = ConfigView(config).flag("enable_moe_block")
-    return WeightFormat(named, bits, _parts(view, bits, layers, beside=beside), _group(view, named))
+    parts = _parts(view, bits, layers, beside=beside)
+    return WeightFormat(named, bits, parts, _group(view, named), frozenset(_parts_in_groups(view)))
 
 
 def method(config: Mapping[str, Any]) -> str:
@@ -127,6 +126,43 @@ def _group(view: ConfigView, method: str) -> int:
     if scheme.word("strategy") == "group" and scheme.word("type") != "float":
         return scheme.count("group_size")
     return _block(scheme, "block_structure")
+
+
+_ELSEWHERE = re.compile(r"vis(ual|ion)|mtp|draft|expert_gate")
+_LAYER = re.compile(r"layers\.\d+\W*$|mlp\W*$|moe\W*$|feed_forward")
+_NARROW = re.compile(r"shared?_expert|(?<!expert)\.(gate|up|down|gate_up)_proj")
+_ROUTED = re.compile(r"(?<!shared_)(?<!share_)expert")
+
+
+def _parts_in_groups(view: ConfigView) -> Iterator[str]:
+    """Parts of which no list of what is kept in 16 bits names anything, in any spelling.
+
+    How lists are matched differs by method: whole names, beginnings, pieces. So a name that may be
+    of a part speaks against it; of shared experts, so does the lack of a list. GPTQ's groups some
+    kernel may take in pieces, but for those of experts.
+    """
+    listed = any(key in view for key in _KEPT_KEYS)
+    kept = [name for name in map(str, _kept(view)) if not _ELSEWHERE.search(name)]
+    if any(_LAYER.search(name) for name in kept):
+        return
+    if not any(_ROUTED.search(name) for name in kept):
+        yield EXPERTS
+    pieces = _method(view).startswith("gptq") or not all(map(_is_linear, _groups(view)))
+    if not pieces and not any(_NARROW.search(name) for name in kept):
+        yield MLP
+        if listed:
+            yield SHARED
+
+
+def _groups(view: ConfigView) -> Iterator[ConfigView]:
+    """The sets of modules that compressed-tensors names."""
+    groups = view.mapping("config_groups").values()
+    return (ConfigView(group) for group in groups if isinstance(group, dict))
+
+
+def _is_linear(group: ConfigView) -> bool:
+    """Whether it takes all linear layers, as where it names no targets."""
+    return "Linear" in (group.sequence("targets") or ["Linear"])
 
 
 def _block(view: ConfigView, key: str) -> int:
@@ -172,11 +208,7 @@ def _grouped(bits: int, group: int) -> float:
 
 def _schemes(view: ConfigView) -> list[ConfigView]:
     """How compressed-tensors stores the weights of each set of modules."""
-    return [
-        ConfigView(scheme["weights"])
-        for scheme in view.mapping("config_groups").values()
-        if isinstance(scheme, dict) and isinstance(scheme.get("weights"), dict)
-    ]
+    return [group.part("weights") for group in _groups(view) if group.mapping("weights")]
 
 
 def _compressed(view: ConfigView) -> float:
@@ -260,8 +292,11 @@ def _covers(pattern: str, name: str) -> bool:
     return name == pattern or name.startswith(f"{pattern}.")
 
 
+_KEPT_KEYS = ("ignore", "modules_to_not_convert", "exclude_modules", "ignored_layers")
+
+
 def _kept(view: ConfigView) -> Iterator[Any]:
-    for key in ("ignore", "modules_to_not_convert", "exclude_modules", "ignored_layers"):
+    for key in _KEPT_KEYS:
         yield from view.sequence(key)
 
 

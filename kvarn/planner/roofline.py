@@ -38,7 +38,7 @@ class Rates:
 COMPUTE_SHARE = 0.65
 """Of the data sheet's operations, what matrix products and long prompts are computed with."""
 FULL_SECONDS = 3.3e-6
-"""Reading a tile for each warp of a device: on an H200 132 x 8 warps, and 13,824 bytes."""
+"""Reading a tile for each warp of an H200, 132 x 8 of 13,824 bytes; others are taken for alike."""
 REDUCE_SECONDS = 15e-6
 """One of a layer's two all-reduces of a few tokens."""
 
@@ -68,21 +68,31 @@ class Roofline:
         """One step that adds a token to each of `requests` sequences of `length` tokens."""
         products = math.hypot(self.weight_seconds(requests), requests * self.token_seconds)
         attention = self.attention_seconds(requests, length)
-        launch = self.launch_seconds - self._spared_seconds(attention)
+        launch = self.launch_seconds - self._spared_seconds(requests, length)
         return launch + products + attention + requests * self.rates.sequence_seconds
 
     @property
     def launch_seconds(self) -> float:
         """What a step takes whatever its batch, unless that is very small."""
-        layer = self.rates.layer_seconds + self.cache_format.layer_seconds
+        layer = self.rates.layer_seconds
         if self.accelerator.count > 1:
             layer += 2 * REDUCE_SECONDS
-        return self.shape.layers * layer
+        stored = sum(kind.layers for kind in self._stored_kinds)
+        return self.shape.layers * layer + stored * self.cache_format.layer_seconds
 
-    def _spared_seconds(self, attention: float) -> float:
-        """What a step does not take whose attention is so short that some warps have no tile."""
-        layers = self.shape.layers
-        return self.cache_format.lead_seconds * max(0.0, layers - attention / FULL_SECONDS)
+    @property
+    def _stored_kinds(self) -> tuple[LayerKind, ...]:
+        """Layers whose cache has the format: tiles are of those that attend to all alone."""
+        kinds = self.shape.kinds
+        return tuple(k for k in kinds if k.kind == "full") if self.cache_format.tiled else kinds
+
+    def _spared_seconds(self, requests: int, length: int) -> float:
+        """What a step does not take that reads so little that some warps have no tile."""
+        layers = sum(kind.layers for kind in self._stored_kinds)
+        size = sum(self._layer_bytes(kind, length) * kind.layers for kind in self._stored_kinds)
+        share = self.cache_format.bandwidth_share(self.accelerator)
+        reading = requests * size / share / self.accelerator.bandwidth_bytes
+        return self.cache_format.lead_seconds * max(0.0, layers - reading / FULL_SECONDS)
 
     def weight_seconds(self, requests: int) -> float:
         """Reading the weights for a step of `requests` tokens."""

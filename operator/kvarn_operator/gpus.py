@@ -1,33 +1,45 @@
 """The GPUs that servers run on: what the resource says of them, and what the nodes say."""
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from kvarn import planner
 from kvarn_operator.api import KVarNDeployment
-from kvarn_operator.api.base import TOO_MANY_BYTES, memory_bytes
+from kvarn_operator.api.base import memory_bytes
 from kvarn_operator.api.spec import Accelerator, Spec
 from kvarn_operator.observe import Manifest
 from kvarn_operator.pods import PRODUCT_LABEL
 
 WHOLE = "nvidia.com/gpu"
 """Prefix of the labels of a node's GPUs; those of MIG instances have their resource's."""
+MEMORY = ".memory"
+_MEBIBYTES = re.compile(r"[1-9][0-9]{0,11}")
 DRIVERS_DIFFER = 0.04
 """How much less than labels say the same GPU may have been planned with: a process finds 2 % less,
 and what drivers say differs by up to 2 %."""
 
 Products = Mapping[str, Mapping[str, str]]
-"""The cluster's GPU products, by ``nvidia.com/gpu.product``, each with the labels of a node."""
+"""The cluster's GPU products, by ``nvidia.com/gpu.product``, each with labels of its nodes."""
 
 
 def by_product(nodes: Iterable[Manifest]) -> Products:
-    """For each product the labels of the node that says the least memory: all others have that.
+    """For each product what its nodes say of their GPUs: of memory the least, which all have.
 
-    Of several such nodes it is always the same one that speaks.
+    What one of them leaves out, another may say, as of MIG's slices that only some are cut into.
     """
-    found = [node["metadata"] for node in nodes]
-    found.sort(key=lambda head: (_said_bytes(head["labels"]) or TOO_MANY_BYTES, head["name"]))
-    named = ((head["labels"][PRODUCT_LABEL], head["labels"]) for head in reversed(found))
-    return {name: labels for name, labels in named if name}
+    found: dict[str, dict[str, str]] = {}
+    for head in sorted((node["metadata"] for node in nodes), key=lambda head: head["name"]):
+        if product := head["labels"][PRODUCT_LABEL]:
+            _merge(found.setdefault(product, {}), head["labels"])
+    return found
+
+
+def _merge(into: dict[str, str], labels: Mapping[str, str]) -> None:
+    for name, value in labels.items():
+        if not name.endswith(MEMORY):
+            into[name] = into.get(name) or value
+        elif _bytes(value):
+            into[name] = min(into.get(name, value), value, key=int)
 
 
 def needs_nodes(spec: Spec) -> bool:
@@ -66,7 +78,7 @@ def candidates(
     Args:
         target: the resource.
         product: that pods must land on.
-        labels: of a node that has it.
+        labels: what nodes say of it.
 
     Raises:
         planner.AcceleratorError: the GPU is not known.
@@ -77,14 +89,16 @@ def candidates(
         return
     stated = None if accelerator.memory is None else memory_bytes(accelerator.memory)
     name = _name(accelerator, product)
-    if product and not _is_listed(name):
-        said, planned = _said_bytes(labels, _prefix(accelerator)), _planned_bytes(target)
-        if stated is None and planned and _may_be(planned, said):
-            yield _unlisted(accelerator, product, labels, planned)
-        if stated is not None or said:
-            yield _unlisted(accelerator, product, labels, stated)
-            return
-    yield planner.Accelerator.find(name, count=accelerator.count, memory_bytes=stated)
+    if not product or _is_listed(name):
+        yield planner.Accelerator.find(name, count=accelerator.count, memory_bytes=stated)
+        return
+    said = _bytes(labels.get(_prefix(accelerator) + MEMORY, ""))
+    planned = _planned_bytes(target, product)
+    if stated is None and planned and _may_be(planned, said):
+        yield _unlisted(accelerator, product, labels, planned)
+        if said is None and not _profile(accelerator):
+            return  # A pool without nodes gets one when there are pods.
+    yield _unlisted(accelerator, product, labels, stated)
 
 
 def cpu_memory_bytes(spec: Spec) -> int:
@@ -95,7 +109,7 @@ def cpu_memory_bytes(spec: Spec) -> int:
 
 def _is_product(name: str) -> bool:
     """Whether what was planned for is a product, and neither the CPU nor any GPU of a resource."""
-    return name != "cpu" and "/" not in name
+    return name not in ("cpu", "nvidia.com") and "/" not in name
 
 
 def _is_listed(name: str) -> bool:
@@ -119,7 +133,7 @@ def _ask_for_product(products: Collection[str]) -> str:
 def _unlisted(
     accelerator: Accelerator, product: str, labels: Mapping[str, str], size_bytes: int | None
 ) -> planner.Accelerator:
-    """A GPU that the table lacks, as its node's labels say; `size_bytes` overrides its memory."""
+    """A GPU that the table lacks, as its nodes' labels say; `size_bytes` overrides its memory."""
     return planner.labelled(
         {PRODUCT_LABEL: product, **labels},
         resource=_prefix(accelerator),
@@ -131,32 +145,33 @@ def _unlisted(
 def _name(accelerator: Accelerator, product: str) -> str:
     """What is looked for in the planner's table."""
     profile = _profile(accelerator)
-    if product and profile and accelerator.memory is None and "-MIG-" not in product:
+    if product and profile and "-MIG-" not in product:
         return f"{product}-MIG-{profile}"
-    return product or accelerator.resource
+    return product or accelerator.resource.partition("/mig-")[0]
 
 
 def _prefix(accelerator: Accelerator) -> str:
     """Of the labels that describe it."""
-    return accelerator.resource if _profile(accelerator) else WHOLE
+    profile = _profile(accelerator)
+    return f"nvidia.com/mig-{profile}" if profile else WHOLE
 
 
 def _profile(accelerator: Accelerator) -> str:
-    """MIG's profile; empty for a whole GPU."""
-    return accelerator.resource.partition("/mig-")[2]
+    """MIG's profile where memory has to be found; empty for a whole GPU, and one of some memory."""
+    if accelerator.memory is not None:
+        return ""
+    return accelerator.resource.partition("/mig-")[2].removesuffix(".shared")
 
 
-def _said_bytes(labels: Mapping[str, str], prefix: str = WHOLE) -> int | None:
-    """Memory that labels say; None where they say none that a GPU has."""
-    try:
-        return memory_bytes(f"{labels.get(f'{prefix}.memory', '')}Mi") or None
-    except ValueError:
-        return None
+def _bytes(mebibytes: str) -> int | None:
+    """Memory that a label says; None where it says none that a GPU has."""
+    return int(mebibytes) << 20 if _MEBIBYTES.fullmatch(mebibytes) else None
 
 
-def _planned_bytes(target: KVarNDeployment) -> int | None:
-    """Memory of what the plan that stands is for; None where none does."""
-    account = target.status.plan.memory if target.status.plan else []
+def _planned_bytes(target: KVarNDeployment, product: str) -> int | None:
+    """Memory of the product in the plan that stands; None where that is none of it."""
+    standing = target.status.plan
+    account = standing.memory if standing and standing.accelerator == product else []
     return next((line.bytes for line in account if line.name == "total"), None)
 
 

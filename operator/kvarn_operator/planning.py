@@ -1,6 +1,7 @@
 """The seam to the planner: a resource's spec in, a plan or the reason why there is none out."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from kvarn import planner
@@ -12,6 +13,8 @@ from kvarn_operator.api.status import Plan as PlanStatus
 from kvarn_operator.gpus import Products, candidates, product
 from kvarn_operator.observe import digest
 
+WHOLE_EXPERTS = {"--enable-expert-parallel", "-ep", "--moe-backend"}
+"""Arguments of the engine with which experts are not shared by their width, or padded."""
 UNSAID = "give accelerator.memory, which no node that is seen says"
 """What the planner's «state its memory» means here."""
 
@@ -80,25 +83,15 @@ def plan(
         lessons: what the resources of the namespace have learned.
         lesson: what to plan by instead, after a failure.
     """
-    spec = target.spec
     try:
         gpu = product(target, products)
         accelerator, key, basis = _made_from(target, shape, gpu, products.get(gpu, {}), image)
-        kept = _kept(target, accelerator, basis)
         known = lesson or learning.standing(target.status, key=key, basis=basis, others=lessons)
-        result = planner.plan(
-            shape,
-            accelerator,
-            workload=_workload(spec, shape),
-            limits=_limits(spec),
-            cache_format=kept.format if kept else spec.cache.format,
-            correction=learning.correction(known),
-        )
+        made = _planned(target, shape, accelerator, learning.correction(known), basis)
     except planner.PlannerError as error:
         message = error.message.replace("state its memory", UNSAID)
         return Unplanned(reason=error.reason, message=message)
-    result = replace(result, reason=kept.reason) if kept else result
-    return Planned(plan=result, shape=shape, product=gpu, lesson=known, basis=basis)
+    return Planned(plan=made, shape=shape, product=gpu, lesson=known, basis=basis)
 
 
 def _made_from(
@@ -113,22 +106,53 @@ def _made_from(
     Raises:
         planner.AcceleratorError: the GPU is not known.
     """
-    made = target.status.plan
+    standing = target.status.plan
     for accelerator in candidates(target, product, labels):
         key = _lesson_key(target.spec, shape, accelerator, image)
         basis = _basis(target.spec, key)
-        if made is not None and made.basis == basis:
+        if standing is not None and standing.basis == basis:
             break
     return accelerator, key, basis
 
 
-def _kept(
-    target: KVarNDeployment, accelerator: planner.Accelerator, basis: str
-) -> PlanStatus | None:
-    """The plan that stands, where nobody says any more what the accelerator can compute."""
-    made = target.status.plan
-    stands = made is not None and made.basis == basis
-    return made if stands and not accelerator.is_known else None
+def _planned(
+    target: KVarNDeployment,
+    shape: planner.ModelShape,
+    accelerator: planner.Accelerator,
+    correction: planner.Correction,
+    basis: str,
+) -> planner.Plan:
+    """The plan, in the format that serves already if that was planned from the same and still fits.
+
+    Neither a node's labels nor another release of the operator give a server another cache.
+
+    Raises:
+        planner.PlannerError: there is none.
+    """
+    spec, standing = target.spec, target.status.plan
+
+    def solved(cache_format: str) -> planner.Plan:
+        return planner.plan(
+            _dealt(spec, shape),
+            accelerator,
+            workload=_workload(spec, shape),
+            limits=_limits(spec),
+            cache_format=cache_format,
+            correction=correction,
+        )
+
+    if standing is not None and standing.basis == basis:
+        with suppress(planner.PlannerError):
+            return replace(solved(standing.format), reason=standing.reason)
+    return solved(spec.cache.format)
+
+
+def _dealt(spec: Spec, shape: planner.ModelShape) -> planner.ModelShape:
+    """The shape without widths that accelerators do not share: of experts that each has whole."""
+    words = (word for argument in spec.engine.args for word in argument.split())
+    if WHOLE_EXPERTS.isdisjoint(word.partition("=")[0].replace("_", "-") for word in words):
+        return shape
+    return replace(shape, mlps=tuple(mlp for mlp in shape.mlps if mlp.kind != "routed"))
 
 
 def _lesson_key(

@@ -128,3 +128,69 @@ def test_the_status_has_the_account_line_by_line() -> None:
     assert lines["weights"] == SHAPE.weight_bytes
     assert sum(lines.values()) == 2 * lines["total"]
     assert Plan.model_validate(status.model_dump(by_alias=True)) == status
+
+
+def standing(of: KVarNDeployment, *, cache_format: str) -> KVarNDeployment:
+    """`of` with a plan in its status that another release of the operator made."""
+    made = planning.to_status(planned(of)).model_copy(
+        update={"format": cache_format, "reason": "as it was"}
+    )
+    status = of.status.model_copy(update={"plan": made})
+    return of.model_copy(update={"status": status})
+
+
+BUSY = {"concurrency": 512}
+
+
+def test_the_format_that_serves_stays_where_auto_would_choose_another_now() -> None:
+    of = gpu_target(workload=BUSY)
+    assert planned(of).plan.format != "bf16"
+
+    again = planned(standing(of, cache_format="bf16"))
+
+    assert (again.plan.format, again.plan.reason) == ("bf16", "as it was")
+
+
+def test_an_edit_chooses_the_format_anew() -> None:
+    of = gpu_target(workload=BUSY)
+    edited = gpu_target(workload={"concurrency": 500})
+    status = standing(of, cache_format="bf16").status
+
+    again = planned(edited.model_copy(update={"status": status}))
+
+    assert again.plan.format == planned(edited).plan.format != "bf16"
+
+
+def test_a_format_that_no_longer_serves_is_chosen_anew() -> None:
+    of = gpu_target(workload=BUSY)
+
+    again = planned(standing(of, cache_format="retired"))
+
+    assert again.plan == planned(of).plan
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["--enable-expert-parallel"], ["--enable_expert_parallel"], ["--moe-backend=marlin"], ["-ep"]],
+)
+def test_experts_that_are_not_shared_by_their_width_divide_as_they_like(args: list[str]) -> None:
+    narrow = {
+        "kind": "routed",
+        "width": 768,
+        "group": 128,
+    }
+    shape = SHAPE.to_dict() | {
+        "quantization": "compressed-tensors",
+        "experts": 128,
+        "expertsPerToken": 8,
+        "mlps": [narrow],
+    }
+
+    def outcome(**engine: object) -> Outcome:
+        of = gpu_target(accelerator={"product": H100, "count": 4}, engine=engine)
+        return planning.plan(of, ModelShape.from_dict(shape), {}, image=IMAGE)
+
+    refused = outcome()
+    assert isinstance(refused, Unplanned)
+    assert "routed experts of width 768 do not divide among 4 devices" in refused.message
+    assert isinstance(outcome(args=args), Planned)

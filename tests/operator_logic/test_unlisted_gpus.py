@@ -11,6 +11,7 @@ from kvarn_operator import planning
 from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.gpus import Products, by_product, needs_nodes
 from kvarn_operator.planning import Outcome, Planned, Unplanned
+from kvarn_operator.pods import PRODUCT_LABEL
 from tests.operator_logic.builders import IMAGE, QWEN3_8B, gpu_target
 
 SHAPE = ModelShape.from_dict(QWEN3_8B)
@@ -35,8 +36,13 @@ def target(spec: Mapping[str, Any] = BUSY, **accelerator: object) -> KVarNDeploy
     return gpu_target(accelerator=accelerator, **spec)
 
 
-def plan(of: KVarNDeployment, products: Products = SEEN) -> Outcome:
-    return planning.plan(of, SHAPE, products, image=IMAGE)
+def plan(of: KVarNDeployment, products: Products = SEEN, *, image: str = IMAGE) -> Outcome:
+    heads = (
+        {"name": product, "labels": {PRODUCT_LABEL: product, **said}}
+        for product, said in products.items()
+    )
+    seen = by_product({"metadata": head} for head in heads)
+    return planning.plan(of, SHAPE, seen, image=image)
 
 
 def planned(of: KVarNDeployment, products: Products = SEEN) -> Planned:
@@ -183,6 +189,36 @@ def test_a_node_that_comes_or_goes_leaves_the_plan_as_it_stands(
     assert again.plan.vllm_flags() == first.plan.vllm_flags()
 
 
+@pytest.mark.parametrize("before", [{}, {Z1: labels(compute_major="")}], ids=["none", "incomplete"])
+def test_a_node_that_says_what_the_gpu_can_leaves_the_format_that_serves(before: Products) -> None:
+    stated = target(product=Z1, memory="40Gi")
+    first = planned(stated, before)
+    assert first.plan.format == "bf16"
+
+    again = planned(after(first, stated))
+
+    assert again.plan.vllm_flags() == first.plan.vllm_flags()
+    assert planning.to_status(again) == planning.to_status(first)
+
+
+@pytest.mark.parametrize(
+    ("of", "image"),
+    [
+        (target(BUSY | {"context": {"maxTokens": 4096}}), IMAGE),
+        (target(product=Z1, count=2), IMAGE),
+        (target(product=Z1), "example/server:next"),
+    ],
+    ids=["context", "count", "image"],
+)
+def test_a_pool_without_nodes_is_planned_for_as_it_was(of: KVarNDeployment, image: str) -> None:
+    first = planned(target(product=Z1))
+
+    outcome = plan(after(first, of), {}, image=image)
+
+    assert isinstance(outcome, Planned)
+    assert outcome.plan.line("total") == first.plan.line("total")
+
+
 def test_a_node_that_comes_back_finds_the_plan_unchanged() -> None:
     first = planned(target())
 
@@ -202,15 +238,10 @@ def test_a_node_that_says_clearly_otherwise_is_believed(memory: int) -> None:
 
 @pytest.mark.parametrize(
     "edited",
-    [
-        target(BUSY | {"context": {"maxTokens": 4096}}, product=Z1),
-        target(product=Z1, count=2),
-        target(product=Z1, resource=SLICE),
-        target(product="NVIDIA-Z2"),
-    ],
-    ids=["context", "count", "slice", "product"],
+    [target(product=Z1, resource=SLICE), target(product="NVIDIA-Z2")],
+    ids=["slice", "product"],
 )
-def test_another_plan_than_the_one_that_stands_needs_a_node_or_a_statement(
+def test_another_gpu_than_the_one_that_was_planned_for_needs_a_node_or_a_statement(
     edited: KVarNDeployment,
 ) -> None:
     first = planned(target(product=Z1))
@@ -219,6 +250,30 @@ def test_another_plan_than_the_one_that_stands_needs_a_node_or_a_statement(
 
     assert isinstance(outcome, Unplanned)
     assert "give accelerator.memory" in outcome.message
+
+
+def test_a_slice_of_some_memory_is_what_it_was_before_slices_had_names() -> None:
+    """Its name stands in the digest that a lesson is kept by."""
+    stated = target(product=Z1, resource=SLICE, memory="40Gi")
+
+    assert planned(stated, {}).plan.accelerator.product == Z1
+    assert planned(target(resource=SLICE, memory="40Gi"), {}).accelerator == "nvidia.com"
+
+
+def test_what_one_node_leaves_out_another_says() -> None:
+    cut = node("b") | {}
+    cut["metadata"]["labels"] |= {f"{SLICE}.product": f"{Z1}-MIG-3g.40gb-SHARED"}
+    cut["metadata"]["labels"] |= {f"{SLICE}.memory": "40448"}
+    seen = by_product([node("a", compute_major=""), cut])
+
+    outcome = planning.plan(target(resource=SLICE), SHAPE, seen, image=IMAGE)
+
+    assert isinstance(outcome, Planned), outcome
+    assert outcome.plan.accelerator.product == f"{Z1}-MIG-3g.40gb"
+    assert outcome.plan.accelerator.capability == 9.0
+    gone = planning.plan(after(outcome, target(resource=SLICE)), SHAPE, {}, image=IMAGE)
+    assert isinstance(gone, Planned), gone
+    assert planning.to_status(gone) == planning.to_status(outcome)
 
 
 def test_memory_that_is_no_longer_stated_is_what_the_node_says() -> None:
@@ -240,19 +295,19 @@ def node(name: str, **said: Any) -> dict[str, Any]:
     return {"metadata": {"name": name, "labels": labels(**said)}}
 
 
-def test_of_several_nodes_with_a_product_the_one_of_least_memory_speaks() -> None:
+def test_of_several_nodes_with_a_product_all_have_what_the_least_memory_is() -> None:
     nodes = [
-        node("c", memory="49140", machine="c"),
+        node("c", memory="49140"),
         node("d", memory="9999", product=H100),
-        node("a", memory="49152", machine="a"),
-        node("b", memory="49140", machine="b"),
+        node("a", memory="49152"),
+        node("b", memory="1.5"),
         node("e", memory="-1"),
     ]
 
     found = by_product(nodes)
 
     assert found == by_product(nodes[::-1])
-    assert found[Z1]["nvidia.com/gpu.machine"] == "b"
+    assert found[Z1]["nvidia.com/gpu.memory"] == "49140"
     assert found.keys() == {H100, Z1}
 
 

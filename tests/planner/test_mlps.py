@@ -44,6 +44,9 @@ def dealt(shape: ModelShape, gpu: str = "H200") -> list[int]:
 NARROW = quantized("Qwen3-30B-A3B", BLOCKS)
 WIDE = replace(NARROW, mlps=(Mlp(kind="routed", width=1536, group=128),))
 """The second as in Qwen3-235B-A22B-FP8."""
+GATES = ["lm_head", "model.layers.0.mlp.gate", "model.layers.0.mlp.shared_expert_gate", "mtp.fc"]
+SHARED = quantized("Qwen3.5-35B-A3B", BLOCKS | {"modules_to_not_convert": GATES})
+"""vLLM refuses it on eight (vllm-project/vllm#52915)."""
 
 
 @pytest.mark.parametrize(
@@ -58,14 +61,6 @@ WIDE = replace(NARROW, mlps=(Mlp(kind="routed", width=1536, group=128),))
             ),
         ),
         (
-            KNOWN["stepfun-ai/Step-3.7-Flash-FP8"],
-            4,
-            (
-                "shared experts of width 1,280 do not divide among 4 devices in groups of 128;"
-                " use 1 or 2 of them."
-            ),
-        ),
-        (
             KNOWN["Qwen/Qwen3-Coder-480B-A35B-Instruct"],
             24,
             (
@@ -74,15 +69,15 @@ WIDE = replace(NARROW, mlps=(Mlp(kind="routed", width=1536, group=128),))
             ),
         ),
         (
-            KNOWN["deepseek-ai/DeepSeek-R1"],
-            32,
+            SHARED,
+            8,
             (
-                "shared experts of width 2,048 do not divide among 32 devices in groups of 128; use"
-                " 1, 2, 4, 8 or 16 of them."
+                "shared experts of width 512 do not divide among 8 devices in groups of 128; use"
+                " 1, 2 or 4 of them."
             ),
         ),
     ],
-    ids=["fp8", "shared", "plain", "latent"],
+    ids=["fp8", "plain", "shared"],
 )
 def test_what_vllm_does_not_deal_is_refused_with_the_counts_that_it_does(
     shape: ModelShape, count: int, words: str
@@ -143,15 +138,38 @@ def test_so_does_that_of_a_dense_model(how: dict[str, Any], counts: list[int]) -
     assert dealt(quantized("Llama-2-7b-hf", how)) == counts
 
 
-def test_what_is_kept_in_16_bits_is_dealt_freely() -> None:
-    """Its shared experts hold GLM-5.2-FP8 to 16 devices, then the MLP of its first layers to 32."""
+@pytest.mark.parametrize(
+    "kept",
+    [
+        [f"model.layers.{layer}.mlp.shared_experts" for layer in range(78)],
+        ["model.layers.0.mlp.shared_experts.down_proj"],
+        ["model.layers.3.share_expert"],
+        ["shared_expert"],
+        ["re:.*mlp.gate_up_proj$"],
+        ["model.layers.0"],
+    ],
+)
+def test_what_may_be_kept_in_16_bits_is_dealt_freely(kept: list[str]) -> None:
+    """Its shared experts hold GLM-5.2-FP8 to 16 devices."""
     config = real_config("GLM-5.2-FP8")
     stated = config["quantization_config"]
-    shared = [f"model.layers.{layer}.mlp.shared_experts" for layer in range(78)]
-    kept = [*stated["modules_to_not_convert"], *shared]
+    kept = [*stated["modules_to_not_convert"], *kept]
 
     assert dealt(read_shape(config)) == [1, 2, 4, 8, 16]
-    assert dealt(quantized("GLM-5.2-FP8", stated | {"modules_to_not_convert": kept}))[-1] == 32
+    assert dealt(quantized("GLM-5.2-FP8", stated | {"modules_to_not_convert": kept}))[-1] == 64
+
+
+def test_without_a_list_shared_experts_may_be_kept() -> None:
+    """Step-3.7-Flash-FP8 has only its routed experts in 8 bits, and lists nothing."""
+    assert dealt(quantized("Qwen3.5-35B-A3B", BLOCKS)) == [1, 2, 4, 8, 16]
+    assert dealt(KNOWN["stepfun-ai/Step-3.7-Flash-FP8"])[-1] > 4
+
+
+def test_a_scheme_for_experts_says_nothing_of_others() -> None:
+    how = packed(group_size=32)
+    how["config_groups"]["group_0"]["targets"] = [r"re:.*mlp\.experts\..*"]
+
+    assert dealt(quantized("DeepSeek-V2-Lite", how | {"ignore": ["lm_head"]})) == [1, 2, 4]
 
 
 def test_mxfp4_experts_are_filled_up_to_any_share() -> None:

@@ -122,14 +122,16 @@ def _planned(
     correction: planner.Correction,
     basis: str,
 ) -> planner.Plan:
-    """The plan, in the format that serves already if that was planned from the same and still fits.
+    """The plan, in the format that serves already where that is to stay and still fits.
 
-    Neither a node's labels nor another release of the operator give a server another cache.
+    It is where it was planned from the same: neither a node's labels nor another release of the
+    operator give a server another cache. It is where no node says any more what the GPU can.
 
     Raises:
         planner.PlannerError: there is none.
     """
     spec, standing = target.spec, target.status.plan
+    silent = not accelerator.is_known and spec.cache.format == planner.AUTO
 
     def solved(cache_format: str) -> planner.Plan:
         return planner.plan(
@@ -141,7 +143,9 @@ def _planned(
             correction=correction,
         )
 
-    if standing is not None and standing.basis == basis:
+    if standing is not None and (
+        standing.basis == basis or (silent and standing.accelerator == accelerator.product)
+    ):
         with suppress(planner.PlannerError):
             return replace(solved(standing.format), reason=standing.reason)
     return solved(spec.cache.format)

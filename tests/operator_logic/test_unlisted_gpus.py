@@ -217,6 +217,14 @@ def test_a_pool_without_nodes_is_planned_for_as_it_was(of: KVarNDeployment, imag
 
     assert isinstance(outcome, Planned)
     assert outcome.plan.line("total") == first.plan.line("total")
+    assert outcome.plan.format == first.plan.format
+
+
+def test_a_format_by_name_is_taken_though_nobody_says_what_the_gpu_can() -> None:
+    first = planned(target(product=Z1))
+    named = target(BUSY | {"cache": {"format": "kvarn_k4v4_g128"}}, product=Z1)
+
+    assert planned(after(first, named), {}).plan.format == "kvarn_k4v4_g128"
 
 
 def test_a_node_that_comes_back_finds_the_plan_unchanged() -> None:

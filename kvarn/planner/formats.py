@@ -27,7 +27,7 @@ rates of roofline.py (`python -m bench.roofline_fit`)."""
 
 TILE_LEAD_SECONDS = 4.5e-6
 """How much less the latter is where a layer reads next to nothing: waiting for first tiles grows
-until every warp has one. Steps of two hosts say 6.1 and 8.3 µs (the same command); less stands, for
+until every warp has one. Steps of four hosts say 6.1 to 8.3 µs (the same command); less stands, for
 no step of less than 1,024 tokens was measured."""
 
 TILE_PACES = {"kvarn_k4v3_g128": 0.94, "kvarn_k3v3_g128": 0.65}

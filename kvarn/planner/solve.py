@@ -20,7 +20,7 @@ from kvarn.planner.workload import Limits, Workload
 AUTO = "auto"
 FASTER = 1.01
 """A less precise format must serve, or make tokens, so many times as much as a more precise one:
-the roofline is 0.9 % off in the median, and a choice may cost 2 %."""
+the roofline is 0.8 % off in the median, and a choice may cost 2 %."""
 PLAINEST = next(iter(FORMATS))
 """The format that every GPU reads."""
 UNKNOWN = "the GPU's compute capability is not known; ask for the format by name"

@@ -128,29 +128,31 @@ def _group(view: ConfigView, method: str) -> int:
     return _block(scheme, "block_structure")
 
 
-_ELSEWHERE = re.compile(r"vis(ual|ion)|mtp|draft|expert_gate")
-_LAYER = re.compile(r"layers\.\d+\W*$|mlp\W*$|moe\W*$|feed_forward")
-_NARROW = re.compile(r"shared?_expert|(?<!expert)\.(gate|up|down|gate_up)_proj")
-_ROUTED = re.compile(r"(?<!shared_)(?<!share_)expert")
+_PATTERN = re.compile(r"^re:|\.\*|[\\^$*]")
+_HARMLESS = re.compile(
+    r"(model\.)?(visual|vision|mtp)\b[\w.]*|([\w.]*\.)?"
+    r"(lm_head|embed_tokens|gate|router|wg|e_score_correction_bias|shared_expert_gate|\w*norm"
+    r"|(self_attn|linear_attn|indexer|shared_head)[\w.]*|eh_proj)\.?"
+)
+"""Modules that are no part of an MLP or expert."""
 
 
 def _parts_in_groups(view: ConfigView) -> Iterator[str]:
-    """Parts of which no list of what is kept in 16 bits names anything, in any spelling.
+    """Parts that the quantisation takes for sure: it names no other module to keep in 16 bits.
 
-    How lists are matched differs by method: whole names, beginnings, pieces. So a name that may be
-    of a part speaks against it; of shared experts, so does the lack of a list. GPTQ's groups some
-    kernel may take in pieces, but for those of experts.
+    How lists are matched differs by method: whole names, beginnings, pieces. So any name in them
+    that may be of an MLP speaks against all, and so does a scheme for some modules only; the lack
+    of a list, against shared experts. GPTQ's groups some kernel may take in pieces, but for those
+    of experts.
     """
-    listed = any(key in view for key in _KEPT_KEYS)
-    kept = [name for name in map(str, _kept(view)) if not _ELSEWHERE.search(name)]
-    if any(_LAYER.search(name) for name in kept):
+    names = (_PATTERN.sub("", str(name)).strip(".") for name in _kept(view))
+    some = view.mapping("dynamic") or not all(map(_is_linear, _groups(view)))
+    if some or not all(map(_HARMLESS.fullmatch, names)):
         return
-    if not any(_ROUTED.search(name) for name in kept):
-        yield EXPERTS
-    pieces = _method(view).startswith("gptq") or not all(map(_is_linear, _groups(view)))
-    if not pieces and not any(_NARROW.search(name) for name in kept):
+    yield EXPERTS
+    if not _method(view).startswith("gptq"):
         yield MLP
-        if listed:
+        if any(key in view for key in _KEPT_KEYS):
             yield SHARED
 
 

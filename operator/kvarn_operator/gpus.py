@@ -14,9 +14,9 @@ WHOLE = "nvidia.com/gpu"
 """Prefix of the labels of a node's GPUs; those of MIG instances have their resource's."""
 MEMORY = ".memory"
 _MEBIBYTES = re.compile(r"[1-9][0-9]{0,11}")
-DRIVERS_DIFFER = 0.04
+NODES_DIFFER = 0.1
 """How much less than labels say the same GPU may have been planned with: a process finds 2 % less,
-and what drivers say differs by up to 2 %."""
+what drivers say differs by up to 2 %, and error correction takes 6 % of some."""
 
 Products = Mapping[str, Mapping[str, str]]
 """The cluster's GPU products, by ``nvidia.com/gpu.product``, each with labels of its nodes."""
@@ -177,4 +177,4 @@ def _planned_bytes(target: KVarNDeployment, product: str) -> int | None:
 
 def _may_be(planned_bytes: int, said_bytes: int | None) -> bool:
     """Whether what was planned for may be a GPU of which labels say this, or nothing."""
-    return said_bytes is None or 0 <= 1 - planned_bytes / said_bytes <= DRIVERS_DIFFER
+    return said_bytes is None or 0 <= 1 - planned_bytes / said_bytes <= NODES_DIFFER

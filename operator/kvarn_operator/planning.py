@@ -13,7 +13,10 @@ from kvarn_operator.api.status import Plan as PlanStatus
 from kvarn_operator.gpus import Products, candidates, product
 from kvarn_operator.observe import digest
 
-WHOLE_EXPERTS = {"--enable-expert-parallel", "-ep", "--moe-backend"}
+WHOLE_EXPERTS = {
+    *("--enable-expert-parallel", "-ep"),
+    *("--moe-backend", "--kernel-config", "--kernel-config.moe-backend"),
+}
 """Arguments of the engine with which experts are not shared by their width, or padded."""
 UNSAID = "give accelerator.memory, which no node that is seen says"
 """What the planner's «state its memory» means here."""
@@ -87,7 +90,10 @@ def plan(
         gpu = product(target, products)
         accelerator, key, basis = _made_from(target, shape, gpu, products.get(gpu, {}), image)
         known = lesson or learning.standing(target.status, key=key, basis=basis, others=lessons)
-        made = _planned(target, shape, accelerator, learning.correction(known), basis)
+        standing = target.status.plan
+        if standing and (standing.basis, standing.lesson) != (basis, known):
+            standing = None
+        made = _planned(target.spec, shape, accelerator, learning.correction(known), standing)
     except planner.PlannerError as error:
         message = error.message.replace("state its memory", UNSAID)
         return Unplanned(reason=error.reason, message=message)
@@ -116,22 +122,19 @@ def _made_from(
 
 
 def _planned(
-    target: KVarNDeployment,
+    spec: Spec,
     shape: planner.ModelShape,
     accelerator: planner.Accelerator,
     correction: planner.Correction,
-    basis: str,
+    standing: PlanStatus | None,
 ) -> planner.Plan:
-    """The plan, in the format that serves already where that is to stay and still fits.
+    """The plan, in the format of the one that was made from the same, if that still fits.
 
-    It is where it was planned from the same: neither a node's labels nor another release of the
-    operator give a server another cache. It is where no node says any more what the GPU can.
+    Neither a node's labels nor a planner that would choose otherwise give a server another cache.
 
     Raises:
         planner.PlannerError: there is none.
     """
-    spec, standing = target.spec, target.status.plan
-    silent = not accelerator.is_known and spec.cache.format == planner.AUTO
 
     def solved(cache_format: str) -> planner.Plan:
         return planner.plan(
@@ -143,9 +146,7 @@ def _planned(
             correction=correction,
         )
 
-    if standing is not None and (
-        standing.basis == basis or (silent and standing.accelerator == accelerator.product)
-    ):
+    if standing:
         with suppress(planner.PlannerError):
             return replace(solved(standing.format), reason=standing.reason)
     return solved(spec.cache.format)

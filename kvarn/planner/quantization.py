@@ -109,7 +109,7 @@ def _by_name(name: str) -> dict[str, Any]:
     return {"quant_method": "modelopt", "quant_algo": ending[1].upper()} if ending else {}
 
 
-_GROUPED = ("gptq", "awq", "gptq_marlin", "awq_marlin")
+_WITH_GROUP_SIZE = ("gptq", "awq", "gptq_marlin", "awq_marlin")
 """Methods that state `group_size`."""
 
 
@@ -117,7 +117,7 @@ def _group(view: ConfigView, method: str) -> int:
     """`WeightFormat.group`."""
     if method == "fp8":
         return _block(view, "weight_block_size")
-    if method in _GROUPED:
+    if method in _WITH_GROUP_SIZE:
         return view.count("group_size", "q_group_size")
     schemes = _schemes(view) if method == "compressed-tensors" else []
     if len(schemes) != 1:
@@ -146,7 +146,7 @@ def _parts_in_groups(view: ConfigView) -> Iterator[str]:
     of experts.
     """
     names = (_PATTERN.sub("", str(name)).strip(".") for name in _kept(view))
-    some = view.mapping("dynamic") or not all(map(_is_linear, _groups(view)))
+    some = view.mapping("dynamic") or not all(map(_is_linear, _module_sets(view)))
     if some or not all(map(_HARMLESS.fullmatch, names)):
         return
     yield EXPERTS
@@ -156,7 +156,7 @@ def _parts_in_groups(view: ConfigView) -> Iterator[str]:
             yield SHARED
 
 
-def _groups(view: ConfigView) -> Iterator[ConfigView]:
+def _module_sets(view: ConfigView) -> Iterator[ConfigView]:
     """The sets of modules that compressed-tensors names."""
     groups = view.mapping("config_groups").values()
     return (ConfigView(group) for group in groups if isinstance(group, dict))
@@ -175,7 +175,7 @@ def _block(view: ConfigView, key: str) -> int:
 def _bits(view: ConfigView, method: str) -> float:
     if method == "fp8":
         return FP8_BITS
-    if method in (*_GROUPED, "auto-round", "auto_round"):
+    if method in (*_WITH_GROUP_SIZE, "auto-round", "auto_round"):
         return _grouped(view.integer("bits", "w_bit"), view.count("group_size", "q_group_size"))
     if method == "compressed-tensors":
         return _compressed(view)
@@ -210,7 +210,7 @@ def _grouped(bits: int, group: int) -> float:
 
 def _schemes(view: ConfigView) -> list[ConfigView]:
     """How compressed-tensors stores the weights of each set of modules."""
-    return [group.part("weights") for group in _groups(view) if group.mapping("weights")]
+    return [group.part("weights") for group in _module_sets(view) if group.mapping("weights")]
 
 
 def _compressed(view: ConfigView) -> float:

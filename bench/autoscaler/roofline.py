@@ -119,7 +119,10 @@ def server(gpu: str, *, shape: ModelShape = QWEN3_32B, cache_format: str) -> Ser
 
 
 def step_time(speed: Roofline) -> StepTime:
-    """The terms of `speed`, of a model whose layers are alike: those of attention are a line."""
+    """The terms of `speed`, of a model whose layers are alike: those of attention are a line.
+
+    What the smallest steps of tiles spare is left out: a server that scales is busy.
+    """
     length = 1 << 10
     short, long = (speed.attention_seconds(1, each) for each in (length, 2 * length))
     context = (long - short) / length

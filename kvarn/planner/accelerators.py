@@ -10,6 +10,8 @@ from kvarn.planner.errors import AcceleratorError
 GIB = 1 << 30
 CPU_MEMORY_BYTES = 4 * GIB
 """Memory limit of a CPU server when nobody states one: the demo's model needs a third of it."""
+FP8_CAPABILITY = 8.9
+"""Compute capability from where on Triton computes with fp8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

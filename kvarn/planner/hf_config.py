@@ -227,6 +227,7 @@ def _mlps(view: ConfigView, count: int, stored: WeightFormat) -> tuple[Mlp, ...]
         plain = dense(active_width(view), stored.name)
         known = replace(plain, group=stored.group_of(MLP))
         return () if known == plain else (known,)
+    # Where no list says what is kept in 16 bits, an MLP beside experts may be, as shared ones may.
     widths = (
         (kind, width, part)
         for each in feedforwards(view, count)

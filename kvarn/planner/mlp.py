@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
+from kvarn.planner.accelerators import FP8_CAPABILITY
 from kvarn.planner.errors import ShapeError
 
-FP8_CAPABILITY = 8.9
-"""Compute capability from where on Triton computes with fp8."""
 REFINED = {"fp8": FP8_CAPABILITY, "awq": 0, "awq_marlin": 0, "gptq": 0, "gptq_marlin": 0}
 """Quantisations of routed experts whose groups vLLM splits, repeating the scales, and the compute
 capability from where on (`refine_fp8_moe_block_shape`, `MoeWNA16Method.create_weights`)."""

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable
 
 from kvarn.format.layout import HEAD_DIMS, TileFormat, TileLayout, fewest_layers, tail_bytes
 from kvarn.format.releases import SUPPORTED
-from kvarn.planner.accelerators import Accelerator
-from kvarn.planner.mlp import FP8_CAPABILITY
+from kvarn.planner.accelerators import FP8_CAPABILITY, Accelerator
 from kvarn.planner.shape import ModelShape
 from kvarn.planner.version import EngineVersion
 
@@ -137,7 +136,7 @@ def _short_stages(tile_format: TileFormat, shape: ModelShape, device: Accelerato
 _UNFIT: tuple[tuple[str, Callable[[ModelShape], bool]], ...] = (
     (
         "every layer has a sliding window",
-        lambda shape: not any(kind.kind == "full" for kind in shape.kinds),
+        lambda shape: not shape.tiled_kinds,
     ),
     (
         "layers whose heads differ",

@@ -8,6 +8,7 @@ sequence. A request also has its prompt computed once.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kvarn.planner.accelerators import Accelerator
@@ -82,17 +83,16 @@ class Roofline:
 
     @property
     def _stored_kinds(self) -> tuple[LayerKind, ...]:
-        """Layers whose cache has the format: tiles are of those that attend to all alone."""
-        kinds = self.shape.kinds
-        return tuple(k for k in kinds if k.kind == "full") if self.cache_format.tiled else kinds
+        """Layers whose cache has the format."""
+        return self.shape.tiled_kinds if self.cache_format.tiled else self.shape.kinds
 
     def _spared_seconds(self, requests: int, length: int) -> float:
         """What a step does not take that reads so little that some warps have no tile."""
-        layers = sum(kind.layers for kind in self._stored_kinds)
-        size = sum(self._layer_bytes(kind, length) * kind.layers for kind in self._stored_kinds)
+        kinds = self._stored_kinds
         share = self.cache_format.bandwidth_share(self.accelerator)
-        reading = requests * size / share / self.accelerator.bandwidth_bytes
-        return self.cache_format.lead_seconds * max(0.0, layers - reading / FULL_SECONDS)
+        reading = requests * self._read_bytes(kinds, length) / share
+        full = reading / self.accelerator.bandwidth_bytes / FULL_SECONDS
+        return self.cache_format.lead_seconds * max(0.0, sum(k.layers for k in kinds) - full)
 
     def weight_seconds(self, requests: int) -> float:
         """Reading the weights for a step of `requests` tokens."""
@@ -120,7 +120,11 @@ class Roofline:
 
     def sequence_bytes(self, length: int) -> int:
         """Bytes of a sequence's keys and values that one device reads in a step."""
-        return sum(self._layer_bytes(kind, length) * kind.layers for kind in self.shape.kinds)
+        return self._read_bytes(self.shape.kinds, length)
+
+    def _read_bytes(self, kinds: Iterable[LayerKind], length: int) -> int:
+        """The same of some layers."""
+        return sum(self._layer_bytes(kind, length) * kind.layers for kind in kinds)
 
     def _layer_bytes(self, kind: LayerKind, length: int) -> int:
         if kind.kind == "state":

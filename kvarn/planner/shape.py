@@ -121,12 +121,17 @@ class ModelShape:
         """Whether attention chooses the tokens that it reads by an index."""
         return any(kind.kind == "index" for kind in self.kinds)
 
+    @property
+    def tiled_kinds(self) -> tuple[LayerKind, ...]:
+        """Layers that hold tiles where the cache's format has some: those that attend to all."""
+        return tuple(kind for kind in self.kinds if kind.kind == "full")
+
     def fewest_tiled(self, stages: int) -> int:
         """Layers with tiles in the stage of a pipeline that has fewest.
 
         They are taken to lie at equal distances, as they do where others have a window.
         """
-        tiled = sum(kind.layers for kind in self.kinds if kind.kind == "full")
+        tiled = sum(kind.layers for kind in self.tiled_kinds)
         return self.layers // stages * tiled // self.layers
 
     @property

@@ -4,14 +4,13 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from kvarn import planner
+from kvarn.planner.nodes import VENDOR, WHOLE
 from kvarn_operator.api import KVarNDeployment
 from kvarn_operator.api.base import memory_bytes
 from kvarn_operator.api.spec import Accelerator, Spec
 from kvarn_operator.observe import Manifest
 from kvarn_operator.pods import PRODUCT_LABEL
 
-WHOLE = "nvidia.com/gpu"
-"""Prefix of the labels of a node's GPUs; those of MIG instances have their resource's."""
 MEMORY = ".memory"
 _MEBIBYTES = re.compile(r"[1-9][0-9]{0,11}")
 NODES_DIFFER = 0.1
@@ -109,7 +108,7 @@ def cpu_memory_bytes(spec: Spec) -> int:
 
 def _is_product(name: str) -> bool:
     """Whether what was planned for is a product, and neither the CPU nor any GPU of a resource."""
-    return name not in ("cpu", "nvidia.com") and "/" not in name
+    return name not in ("cpu", VENDOR) and "/" not in name
 
 
 def _is_listed(name: str) -> bool:
@@ -153,7 +152,7 @@ def _name(accelerator: Accelerator, product: str) -> str:
 def _prefix(accelerator: Accelerator) -> str:
     """Of the labels that describe it."""
     profile = _profile(accelerator)
-    return f"nvidia.com/mig-{profile}" if profile else WHOLE
+    return f"{VENDOR}/mig-{profile}" if profile else WHOLE
 
 
 def _profile(accelerator: Accelerator) -> str:

@@ -14,8 +14,11 @@ from kvarn_operator.gpus import Products, candidates, product
 from kvarn_operator.observe import digest
 
 WHOLE_EXPERTS = {
-    *("--enable-expert-parallel", "-ep"),
-    *("--moe-backend", "--kernel-config", "--kernel-config.moe-backend"),
+    "--enable-expert-parallel",
+    "-ep",
+    "--moe-backend",
+    "--kernel-config",
+    "--kernel-config.moe-backend",
 }
 """Arguments of the engine with which experts are not shared by their width, or padded."""
 UNSAID = "give accelerator.memory, which no node that is seen says"

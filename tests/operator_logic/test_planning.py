@@ -174,11 +174,7 @@ def test_a_format_that_no_longer_serves_is_chosen_anew() -> None:
     [["--enable-expert-parallel"], ["--enable_expert_parallel"], ["--moe-backend=marlin"], ["-ep"]],
 )
 def test_experts_that_are_not_shared_by_their_width_divide_as_they_like(args: list[str]) -> None:
-    narrow = {
-        "kind": "routed",
-        "width": 768,
-        "group": 128,
-    }
+    narrow = {"kind": "routed", "width": 768, "group": 128}
     shape = SHAPE.to_dict() | {
         "quantization": "compressed-tensors",
         "experts": 128,
